@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+
 import services
 
 

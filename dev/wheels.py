@@ -38,7 +38,14 @@ def install(requirements: list[str], python: str = sys.executable) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheels = build(list(wanted), Path(folder))
         # pip leaves an installed version alone if the wheel has the same number.
-        _pip("--python", python, "uninstall", "--quiet", "--yes", *(PREFIX + name for name in names()))
+        _pip(
+            "--python",
+            python,
+            "uninstall",
+            "--quiet",
+            "--yes",
+            *(PREFIX + name for name in names()),
+        )
         _pip(
             "--python",
             python,
@@ -51,7 +58,9 @@ def install(requirements: list[str], python: str = sys.executable) -> None:
 def _parse(requirement: str) -> tuple[str, str]:
     match = re.fullmatch(r"([a-z0-9]+)(\[[a-z,]+\])?", requirement)
     if match is None or match[1] not in names():
-        sys.exit(f"{requirement!r} is no package of this repository; there are: {', '.join(names())}")
+        sys.exit(
+            f"{requirement!r} is no package of this repository; there are: {', '.join(names())}"
+        )
     return match[1], match[2] or ""
 
 

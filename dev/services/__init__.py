@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from pathlib import Path
 from typing import Protocol, cast
 
 
@@ -44,8 +45,15 @@ def names() -> list[str]:
 def load(name: str) -> Service:
     """Return the service of that name."""
     if name not in names():
-        raise LookupError(f"no service is called {name!r}; there are: {', '.join(names()) or 'none'}")
+        raise LookupError(
+            f"no service is called {name!r}; there are: {', '.join(names()) or 'none'}"
+        )
     return cast(Service, importlib.import_module(f"{__name__}.{name}"))
+
+
+def can_bring_up() -> bool:
+    """Return whether services can be installed and started here: as root on Debian."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0 and Path("/etc/debian_version").exists()
 
 
 def required() -> set[str]:
