@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -80,7 +81,9 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         self.connection_info = {}
         self._ports: PortReservation | None = None
         self._chosen_ports: tuple[int, ...] = ()
+        self._managers_ports: dict[str, int] = {}
         self._connection_file = ""
+        self._launched = False
 
     # -- what a backend has to do ---------------------------------------------------------------
 
@@ -202,6 +205,7 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
 
     async def post_launch(self, **kwargs: Any) -> None:
         """Do what is left to do once the manager watches over the kernel; called after each launch."""
+        self._launched = True
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         """Return all that a fresh process needs in order to manage the running kernel, as JSON values.
@@ -300,23 +304,33 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Undo the preparation of a first launch if the body raises or is cancelled.
+        """Undo the preparation of a launch if the body raises or is cancelled; both steps of a launch use it.
 
         A launch that follows another one leaves ports and file as `cleanup(restart=True)` does: the manager
         may try once more, and clients wait on those ports.
         """
-        first = not self.connection_info
-        manager = self._manager
-        before = {name: getattr(manager, name) for name in PORT_NAMES} if manager else {}
         try:
             yield
         except BaseException:
-            if first:
+            if not self._launched:
                 self._forget_connection()
-                for name, port in before.items():
-                    setattr(manager, name, port)
+                for name, port in self._managers_ports.items():
+                    setattr(self._manager, name, port)
                 self.connection_info = {}
             raise
+        self._launched = self._launched or self.has_process
+
+    def _options_given(self) -> dict[str, Any]:
+        """Return the options as the kernelspec's kernel.json has them."""
+        return dict(_options_in(self.kernel_spec))
+
+    def _report_exit(self, ended: KernelExit) -> None:
+        """Tell the log, and the reader of the server's kernel list, how a kernel ended that nobody has ended."""
+        level = logging.INFO if ended.code == 0 else logging.WARNING
+        output = f" Its last output:\n{ended.output}" if ended.output else ""
+        self.log.log(level, "Kernel %s: %s.%s", self.kernel_id, ended.reason, output)
+        if hasattr(self._manager, "reason"):  # jupyter_server puts it there, and into its kernel list
+            self._manager.reason = ended.reason
 
     def _redact(self, text: str) -> str:
         """Return a text (a kernel's output, a log line) without this kernel's keys."""
@@ -339,6 +353,8 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
             manager.curve_publickey, manager.curve_secretkey = curve_keypair()
         if manager.transport == "tcp":
             wanted = [getattr(manager, name) for name in PORT_NAMES]
+            if not self._launched:
+                self._managers_ports = dict(zip(PORT_NAMES, wanted, strict=True))
             for name, port in zip(PORT_NAMES, self._hold_ports(manager.ip, wanted), strict=True):
                 setattr(manager, name, port)
         self._write_managers_file(manager, env.get("JPY_SESSION_NAME", ""))
@@ -416,6 +432,7 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
                 os.unlink(self._connection_file)
         if self._manager is None:
             self.connection_info = {}
+        self._launched = False
 
 
 def _options_in(kernel_spec: Any) -> Mapping[str, Any]:
