@@ -25,8 +25,8 @@ _OURS = ("CI", "KERNEL_PROVISIONERS_")
 def run(command: list[str]) -> int:
     """Run a command in a copy of the repository on a bare Debian; return its exit status.
 
-    The system is made once and kept in .cache; each run has a copy of its own, which is removed. The command's processes
-    live in namespaces of their own and end with it.
+    The system is made once and kept in .cache; each run has a copy of its own, which is removed. The
+    command's processes live in namespaces of their own and end with it.
     """
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         sys.exit("This needs root and debootstrap (apt-get install debootstrap).")

@@ -27,7 +27,7 @@ def names() -> list[str]:
 def build(packages: list[str], folder: Path) -> dict[str, Path]:
     """Build the wheels of the packages into the folder; return the wheel of each."""
     sources = [str(ROOT / "packages" / name) for name in packages]
-    _pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), *sources)
+    _pip("wheel", "-qq", "--no-deps", "--wheel-dir", str(folder), *sources)
     return {name: next(folder.glob(f"{_underscored(name)}-*.whl")) for name in packages}
 
 
@@ -42,7 +42,7 @@ def install(requirements: list[str], python: str = sys.executable) -> None:
             "--python",
             python,
             "uninstall",
-            "--quiet",
+            "-qq",
             "--yes",
             *(PREFIX + name for name in names()),
         )
@@ -50,7 +50,7 @@ def install(requirements: list[str], python: str = sys.executable) -> None:
             "--python",
             python,
             "install",
-            "--quiet",
+            "-qq",
             *(f"{PREFIX}{n}{extras} @ {wheels[n].as_uri()}" for n, extras in wanted.items()),
         )
 

@@ -8,9 +8,9 @@ KERNEL_PROVISIONERS_REQUIRE use for it. Each module has the same three functions
     def up() -> dict[str, str]   install and start it, as root on Debian; return what belongs into the environment
     def down() -> None           end what `up` started; silent if there is nothing
 
-`find` is called in each test run, also without any service: it is quick, and quiet when nothing answers. `up` may be
-called again, listens on loopback only, asks nothing, and leaves nothing behind if it fails. Only the standard library is
-there for these modules.
+`find` is called in each test run, also without any service: it is quick, and quiet when nothing
+answers. `up` may be called again, listens on loopback only, asks nothing, and leaves nothing behind if
+it fails. Only the standard library is there for these modules.
 """
 
 from __future__ import annotations
