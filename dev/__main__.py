@@ -69,6 +69,9 @@ def test(arguments: list[str]) -> int:
     finally:
         for name in reversed(started):
             services.load(name).down()
+    if not results.VERDICTS.exists():
+        print("tox did not come to its end.", file=sys.stderr)
+        return status or 1
     print(f"\nAll of it took {time.monotonic() - began:.0f} s.")
     return results.report(services.required()) or status
 
