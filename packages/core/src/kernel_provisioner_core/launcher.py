@@ -42,16 +42,18 @@ def launch_kernel(
         independent: True for a kernel that outlives this process. Otherwise the kernel is told
             this process's pid in JPY_PARENT_PID, and kernels that look at it (ipykernel does) end with it.
         cwd: The kernel's working directory; by default this process's.
-        **kw: Further arguments of Popen; they win over the ones chosen here.
+        **kw: Further arguments of Popen; they win over the ones chosen here (flags are added up).
 
     Returns:
         The running process. On Windows it has an attribute `interrupt_event` (see `windows.InterruptEvent`).
 
     Raises:
         CommandNotFoundError: The command, the interpreter in its first line, or `cwd` does not exist.
-        LaunchError: The operating system refuses to run the command for another reason. No process
-            is left behind in either case.
+        LaunchError: The command is empty, or the operating system refuses to run it for another reason. No
+            process is left behind in either case.
     """
+    if isinstance(cmd, (list, tuple)) and not cmd:
+        raise LaunchError("The kernel's command is empty.", hint="Give `argv` in kernel.json.")
     arguments: dict[str, Any] = {
         "stdin": subprocess.DEVNULL if stdin is None else stdin,
         "stdout": stdout,
@@ -61,7 +63,7 @@ def launch_kernel(
     }
     interrupt_event: Any = None
     if sys.platform == "win32":
-        interrupt_event = _add_windows_arguments(arguments, independent, kw.get("creationflags", 0))
+        interrupt_event = _add_windows_arguments(arguments, independent, kw.pop("creationflags", 0))
     elif "process_group" not in kw:  # a session leader cannot join a group: the caller has to choose
         arguments["start_new_session"] = True
     arguments.update(kw)
@@ -122,8 +124,6 @@ def _explain(cmd: Any, arguments: Mapping[str, Any], error: OSError) -> LaunchEr
             hint="Create it, or start the kernel in another directory.",
         )
     words = [cmd] if isinstance(cmd, (str, bytes, os.PathLike)) else list(cmd)
-    if not words:
-        return LaunchError("The kernel's command is empty.", hint="Give `argv` in kernel.json.")
     program = os.path.expanduser(os.fsdecode(words[0]))
     path = (arguments["env"] or os.environ).get("PATH", os.defpath)
     if not isinstance(error, FileNotFoundError):

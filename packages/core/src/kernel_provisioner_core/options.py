@@ -7,6 +7,7 @@ adds the unit and an example value.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,8 @@ def _bare_schema(trait: Any) -> dict[str, Any]:
     for kind, name in _JSON_TYPES:
         if isinstance(trait, kind):
             limits = {"minimum": getattr(trait, "min", None), "maximum": getattr(trait, "max", None)}
-            return {"type": name, **{k: v for k, v in limits.items() if v is not None}}
+            # a float without a limit has an infinite one
+            return {"type": name, **{k: v for k, v in limits.items() if v is not None and abs(v) < math.inf}}
     return {}
 
 
