@@ -45,12 +45,13 @@ def main(folder: Path) -> None:
 
 
 def _use(distribution: str, folder: Path) -> None:
-    """Install a wheel into an empty environment, and load what it offers."""
+    """Install a wheel, with core's, into an empty environment, and load what it offers."""
+    names = {distribution, f"{wheels.PREFIX}core"}
+    found = [next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in sorted(names)]
     with tempfile.TemporaryDirectory() as empty:
-        wheel = next(folder.glob(f"{distribution.replace('-', '_')}-*.whl"))
-        scripts = make_environment(Path(empty) / "venv", f"--find-links={folder}", str(wheel))
+        scripts = make_environment(Path(empty) / "venv", *map(str, found))
         python = str(scripts / "python")
-        show([python, "-I", "-c", LOAD, distribution], check=True)
+        subprocess.run([python, "-I", "-c", LOAD, distribution], check=True)
         show([sys.executable, "-m", "pip", "--python", python, "check"], check=True)
 
 

@@ -32,6 +32,13 @@ def test_the_changelog_has_a_section_for_each_distribution_and_version(packages,
     assert f"### {packages[0].project['version']}" in changelog
 
 
+def test_the_readme_and_tox_know_each_package(package, root):
+    assert f"`{package.distribution}`](packages/{package.name})" in (root / "README.md").read_text()
+    tox = (root / "tox.ini").read_text()
+    assert f"    {package.name}: PACKAGE = {package.name}\n" in tox
+    assert re.search(rf"^    py3\{{[0-9,]+\}}-\{{.*\b{package.name}\b.*\}}$", tox, re.MULTILINE)
+
+
 def test_the_name_is_the_folders(package):
     assert package.project["name"] == package.distribution
 
