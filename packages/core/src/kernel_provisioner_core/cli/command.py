@@ -50,7 +50,9 @@ def run_command(argv: Sequence[str]) -> int:
 
 
 def _set_up_logging(debug: bool) -> None:
-    handler: logging.Handler = logging.StreamHandler(sys.stderr) if debug else output.WarningHandler()
+    handler: logging.Handler = (
+        logging.StreamHandler(sys.stderr) if debug else output.WarningHandler()
+    )
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s" if debug else "%(message)s",

@@ -51,7 +51,9 @@ def install_kernelspec(options: argparse.Namespace) -> int:
     parse_kernel_json(kernel_json, "what would be installed")
     check_options(provisioner_class, config, KernelSpec(**kernel_json))
     if not any("{connection_file}" in word for word in kernel_json["argv"]):
-        output.warning("the command does not mention {connection_file}: the kernel may not find its ports")
+        output.warning(
+            "the command does not mention {connection_file}: the kernel may not find its ports"
+        )
 
     path = _write(kernel_json, resources, name, _kernels_dir(options), replace=options.replace)
     if options.json:
@@ -61,7 +63,9 @@ def install_kernelspec(options: argparse.Namespace) -> int:
         output.line(f"Next: jupyter provisioner check {name}")
     found = KernelSpecManager().find_kernel_specs().get(name)
     if found is None:
-        output.warning(f"Jupyter does not look for kernelspecs in {path.parent}; see `jupyter --paths`")
+        output.warning(
+            f"Jupyter does not look for kernelspecs in {path.parent}; see `jupyter --paths`"
+        )
     elif not _same(Path(found), path):
         output.warning(f"Jupyter finds another kernelspec of this name first: {found}")
     return 0

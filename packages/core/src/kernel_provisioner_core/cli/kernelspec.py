@@ -73,13 +73,17 @@ def find_kernelspec(name: str) -> FoundKernelspec:
     path = Path(folder, "kernel.json")
     if path.is_file():
         entries = _read(path)
-        spec = KernelSpec(resource_dir=folder, **{k: v for k, v in entries.items() if k in _ENTRIES})
+        spec = KernelSpec(
+            resource_dir=folder, **{k: v for k, v in entries.items() if k in _ENTRIES}
+        )
     else:  # ipykernel's own, which has no file
         path = Path(folder)
         try:
             spec = manager.get_kernel_spec(name)
         except NoSuchKernel as error:
-            raise ConfigurationError(f"The kernelspec {name!r} cannot be loaded: {error}.") from error
+            raise ConfigurationError(
+                f"The kernelspec {name!r} cannot be loaded: {error}."
+            ) from error
     stanza = spec.metadata.get("kernel_provisioner") or {}
     if "provisioner_name" in stanza:
         config = dict(stanza.get("config") or {})
@@ -157,7 +161,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.", hint="Write it anew."
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.",
+            hint="Write it anew.",
         ) from error
     except json.JSONDecodeError as error:
         raise ConfigurationError(

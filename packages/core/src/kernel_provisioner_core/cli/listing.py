@@ -102,7 +102,11 @@ def load_provisioner(name: str) -> type[Configurable]:
             f"Loading the provisioner {name!r} raised {type(error).__name__}: {error}",
             hint="This is a fault in the package that provides it: upgrade or reinstall it.",
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Configurable) and hasattr(found, "launch_kernel")):
+    if not (
+        isinstance(found, type)
+        and issubclass(found, Configurable)
+        and hasattr(found, "launch_kernel")
+    ):
         raise ConfigurationError(
             f"{name!r} is not a kernel provisioner: it is no class with traits and a launch_kernel().",
             hint="`jupyter provisioner list` shows what is installed.",

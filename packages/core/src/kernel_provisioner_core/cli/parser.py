@@ -102,7 +102,9 @@ def _build() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
 
-    def add(name: str, function: str, summary: str, *, json: bool = True) -> argparse.ArgumentParser:
+    def add(
+        name: str, function: str, summary: str, *, json: bool = True
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=summary,
@@ -124,13 +126,21 @@ def _build() -> argparse.ArgumentParser:
     show = add("show", "listing:show_provisioner", "show the options of a provisioner")
     _add_provisioner(show)
     show.add_argument(
-        "--json-schema", action="store_true", help="print the JSON Schema of `config` in kernel.json"
+        "--json-schema",
+        action="store_true",
+        help="print the JSON Schema of `config` in kernel.json",
     )
 
-    _add_install(add("install", "install:install_kernelspec", "write a kernel.json for a provisioner"))
-    _add_run(add("run", "run:run_code", "run code in a new kernel and print its output", json=False))
+    _add_install(
+        add("install", "install:install_kernelspec", "write a kernel.json for a provisioner")
+    )
+    _add_run(
+        add("run", "run:run_code", "run code in a new kernel and print its output", json=False)
+    )
 
-    check = add("check", "check:check_kernel", "try each stage of a kernel's life and say what is wrong")
+    check = add(
+        "check", "check:check_kernel", "try each stage of a kernel's life and say what is wrong"
+    )
     _add_kernelspec(check)
     check.add_argument(
         "--startup-timeout",
@@ -143,7 +153,11 @@ def _build() -> argparse.ArgumentParser:
     _add_conform(
         add("conform", "conform:conform", "run the conformance suite on a provisioner", json=False)
     )
-    add("ps", "kernels:list_kernels", "list the kernels that provisioners of this user have launched")
+    add(
+        "ps",
+        "kernels:list_kernels",
+        "list the kernels that provisioners of this user have launched",
+    )
 
     logs = add("logs", "kernels:show_logs", "print what a kernel has printed outside of its cells")
     _add_kernel(logs)
@@ -151,11 +165,15 @@ def _build() -> argparse.ArgumentParser:
         "--tail", type=_count, default=100, metavar="N", help="only the last N lines (default: 100)"
     )
 
-    stop = add("stop", "kernels:stop_kernels", "shut kernels down and remove what was made for them")
+    stop = add(
+        "stop", "kernels:stop_kernels", "shut kernels down and remove what was made for them"
+    )
     _add_kernel(stop, nargs="+")
     stop.add_argument("--now", action="store_true", help="kill at once, without a shutdown request")
     stop.add_argument(
-        "--force", action="store_true", help="also if the process that launched the kernel still runs"
+        "--force",
+        action="store_true",
+        help="also if the process that launched the kernel still runs",
     )
 
     reap = add("reap", "kernels:reap_kernels", "shut down the kernels whose owner is gone")
@@ -180,7 +198,10 @@ def _add_kernelspec(command: argparse.ArgumentParser) -> None:
 
 def _add_kernel(command: argparse.ArgumentParser, **kwargs: Any) -> None:
     command.add_argument(
-        "kernel", metavar="KERNEL", help="the beginning of a kernel's id, or a kernelspec's name", **kwargs
+        "kernel",
+        metavar="KERNEL",
+        help="the beginning of a kernel's id, or a kernelspec's name",
+        **kwargs,
     )
 
 
@@ -256,7 +277,10 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 def _add_conform(command: argparse.ArgumentParser) -> None:
     _add_provisioner(command, nargs="?")
     command.add_argument(
-        "--config", metavar="JSON", default="{}", help="the provisioner's options, as `config` in kernel.json"
+        "--config",
+        metavar="JSON",
+        default="{}",
+        help="the provisioner's options, as `config` in kernel.json",
     )
     command.add_argument(
         "--claim",
@@ -271,7 +295,9 @@ def _add_conform(command: argparse.ArgumentParser) -> None:
         help="only this check, or group of checks, or pattern; repeatable",
     )
     command.add_argument(
-        "--level", choices=("MUST", "SHOULD"), help="MUST: leave out the checks that only SHOULD pass"
+        "--level",
+        choices=("MUST", "SHOULD"),
+        help="MUST: leave out the checks that only SHOULD pass",
     )
     command.add_argument("--list", action="store_true", help="list the checks and run none")
     command.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout")
