@@ -95,4 +95,7 @@ def _kinds(value: Any) -> tuple[str, ...]:
         return ("integer", "number")
     if isinstance(value, float):
         return ("number",)
-    return {str: ("string",), list: ("array",), dict: ("object",)}.get(type(value), ("null",))
+    for kind, name in ((str, "string"), (list, "array"), (dict, "object")):
+        if isinstance(value, kind):
+            return (name,)
+    return ("null",)

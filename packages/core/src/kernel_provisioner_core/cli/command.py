@@ -37,13 +37,8 @@ def run_command(argv: Sequence[str]) -> int:
         # The reader has gone (`| head`). Python flushes stdout at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        # A provisioner is anybody's code, and may raise anything.
-        output.error(
-            KernelProvisionerError(
-                f"{type(error).__name__}: {error}", hint="`--debug` shows where this comes from."
-            )
-        )
+    except OSError as error:
+        output.error(KernelProvisionerError(f"The operating system refused: {error}."))
         if options.debug:
             output.traceback(error)
         return 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
-from jupyter_client.provisioning import KernelProvisionerFactory as JupyterFactory
+from jupyter_client.provisioning.factory import KernelProvisionerFactory as JupyterFactory
 from traitlets import TraitError
 from traitlets.config import Configurable
 
@@ -137,9 +137,7 @@ def check_options(
         known = provisioner_class.class_traits()
         check_option_names(provisioner_class, (name for name in config if name not in known))
     try:
-        return provisioner_class(
-            **{"kernel_id": "", "kernel_spec": spec, "parent": None, **config}  # type: ignore[arg-type]
-        )
+        return provisioner_class(**{"kernel_id": "", "kernel_spec": spec, "parent": None, **config})
     except KernelProvisionerError:
         raise
     except TraitError as error:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 from kernel_provisioner_core.cli import output
@@ -17,6 +14,7 @@ from kernel_provisioner_core.cli.command import EXIT_INTERRUPTED
 from kernel_provisioner_core.cli.kernelspec import check_options, find_kernelspec
 from kernel_provisioner_core.cli.listing import load_provisioner
 from kernel_provisioner_core.cli.session import KernelDiedError, KernelSession, Message
+from kernel_provisioner_core.cli.signals import signals_handled_by
 from kernel_provisioner_core.cli.source import Cell, read_cells
 from kernel_provisioner_core.cli.terminal import read_input
 from kernel_provisioner_core.errors import ConfigurationError, KernelProvisionerError
@@ -66,7 +64,7 @@ class _Run:
     async def run(self) -> int:
         """Do it all and return the exit status."""
         self._work = asyncio.ensure_future(self._launch_and_execute())
-        with self._signals():
+        with signals_handled_by(self._on_signal):
             try:
                 return await self._work
             except asyncio.CancelledError:
@@ -108,22 +106,6 @@ class _Run:
             if not cell.may_raise:
                 return EXIT_CELL_RAISED
         return 0
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Have signals handled on the event loop while the body runs."""
-        loop = asyncio.get_running_loop()
-
-        def handle(signum: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._on_signal, signum)
-
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not everywhere
-        before = {s: signal.signal(s, handle) for n in names if (s := getattr(signal, n, None))}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
         if signum == signal.SIGINT and self._executing and not self._interrupted:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import IO, Any, cast
 
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets.config import Configurable
 
 from kernel_provisioner_core.cli.kernelspec import FoundKernelspec
@@ -65,14 +65,14 @@ class KernelSession:
             self.manager.log.setLevel(logging.ERROR)
         self._client: Any = None
         self._output: IO[bytes] | None = None
-        if provisioner_class.class_traits().get("capture_output") is not None:
+        if "capture_output" in provisioner_class.class_traits() and self.manager.kernel_spec:
             # in the manager's own copy of the kernelspec
             self.manager.kernel_spec.metadata["kernel_provisioner"] = {
                 "provisioner_name": found.provisioner_name,
                 "config": {**found.config, "capture_output": True},
             }
         elif issubclass(provisioner_class, LocalProvisioner):
-            self._output = tempfile.TemporaryFile()
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - shutdown() closes it
 
     @property
     def provisioner(self) -> Any:
@@ -111,6 +111,25 @@ class KernelSession:
                 output=self.last_output(),
             ) from error
 
+    async def kernel_info(self, time_limit: float) -> Message:
+        """Return the content of the kernel's `kernel_info_reply`.
+
+        Raises:
+            KernelDiedError: The kernel died meanwhile.
+            LaunchTimeoutError: It did not answer in time.
+        """
+        try:
+            reply = await self._client.kernel_info(reply=True, timeout=time_limit)
+        except TimeoutError as error:
+            if not await self.manager.is_alive():
+                raise await self.death("before it answered") from error
+            raise LaunchTimeoutError(
+                f"The kernel did not answer a kernel_info_request within {time_limit:g} seconds.",
+                kernel_id=self.kernel_id,
+                output=self.last_output(),
+            ) from error
+        return cast("Message", reply["content"])
+
     async def execute(
         self,
         code: str,
@@ -144,7 +163,7 @@ class KernelSession:
                 await asyncio.wait({answered}, timeout=_LAST_MESSAGES)
             if not answered.done():
                 raise await self.death("while it ran the code")
-            return (await answered)[1]
+            return cast("Message", (await answered)[1])
         finally:
             for task in tasks:
                 task.cancel()
@@ -229,7 +248,7 @@ class KernelSession:
                 self._client.input(await on_input(content["prompt"], bool(content.get("password"))))
 
     async def _await_death(self) -> None:
-        while await self.manager.is_alive():
+        while await self.manager.is_alive():  # noqa: ASYNC110 - a manager has no event for it
             await asyncio.sleep(_POLL_INTERVAL)
 
 

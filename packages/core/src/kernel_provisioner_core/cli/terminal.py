@@ -14,7 +14,7 @@ __all__ = ["read_input"]
 
 
 async def read_input(prompt: str, secret: bool) -> str:
-    """Show a prompt and return the line that is typed; the end of the input is "\\x04", as Jupyter has it.
+    r"""Show a prompt and return the line that is typed; the end of the input is "\x04", as Jupyter has it.
 
     May be cancelled; what was typed so far is lost then.
 
@@ -38,7 +38,12 @@ async def _read_line(fd: int) -> bytes:
     """Return what the terminal gives at once: a line, as it edits them itself."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+
+    def note() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fd, note)
     try:
         await readable
     finally:
@@ -65,12 +70,16 @@ async def _read_in_thread(prompt: str, secret: bool) -> str:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
 
+    def take(text: str) -> None:
+        if not answer.done():
+            answer.set_result(text)
+
     def read() -> None:
         try:
             text = getpass.getpass(prompt) if secret else input(prompt)
         except EOFError:
             text = "\x04"
-        loop.call_soon_threadsafe(lambda: answer.done() or answer.set_result(text))
+        loop.call_soon_threadsafe(take, text)
 
     threading.Thread(target=read, daemon=True).start()
     return await answer
