@@ -57,6 +57,9 @@ class Client:
         self.channels = channels
         self._replies: dict[str, Reply] = {}
         channels.start_channels(hb=False)
+        # A socket whose peer refused it would block here for ever, and the event loop with it.
+        for channel in (channels.shell_channel, channels.control_channel, channels.stdin_channel):
+            channel.socket.sndtimeo = 5000
 
     @classmethod
     def of(cls, manager: Any, context: zmq.asyncio.Context) -> Client:

@@ -20,7 +20,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from kernel_provisioner_core.errors import ConfigurationError
+
 from . import checks as _checks  # noqa: F401 - registers them
 from .bench import Bench
 from .check import CHECKS, Check, CheckFailed, CheckSkipped, Level

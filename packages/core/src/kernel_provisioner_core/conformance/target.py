@@ -11,7 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError
+from kernel_provisioner_core.errors import ConfigurationError
+
 from .probe import Probe, ProcessProbe
 
 
@@ -171,7 +172,7 @@ class Target:
         """
         if not isinstance(self.provisioner, str):
             return self.provisioner
-        from ..factory import load_provisioner_class
+        from kernel_provisioner_core.factory import load_provisioner_class
 
         return load_provisioner_class(self.provisioner)
 

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
-from ..bench import Bench, in_thread
-from ..calls import COROUTINES
-from ..check import CheckSkipped, Level, check, expect, silently
-from ..target import Capability
+from kernel_provisioner_core.conformance.bench import Bench, in_thread
+from kernel_provisioner_core.conformance.calls import COROUTINES
+from kernel_provisioner_core.conformance.check import CheckSkipped, Level, check, expect, silently
+from kernel_provisioner_core.conformance.target import Capability
 
 _PLAIN = ("get_shutdown_wait_time", "get_stable_start_time", "resolve_path")
 

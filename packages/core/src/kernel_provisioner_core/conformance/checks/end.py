@@ -7,9 +7,10 @@ import os
 import signal
 import time
 
-from ..bench import KILL_LIMIT, Bench, Kernel
-from ..check import Level, check, expect, silently, within
-from ..target import Capability
+from kernel_provisioner_core.conformance.bench import KILL_LIMIT, Bench, Kernel
+from kernel_provisioner_core.conformance.check import Level, check, expect, silently, within
+from kernel_provisioner_core.conformance.target import Capability
+
 from .talk import BUSY
 
 _STUBBORN = (

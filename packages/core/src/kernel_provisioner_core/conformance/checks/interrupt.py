@@ -8,9 +8,10 @@ import signal
 import time
 from typing import Any
 
-from ..bench import Bench, Kernel
-from ..check import CheckSkipped, check, expect
-from ..target import Capability
+from kernel_provisioner_core.conformance.bench import Bench, Kernel
+from kernel_provisioner_core.conformance.check import CheckSkipped, check, expect
+from kernel_provisioner_core.conformance.target import Capability
+
 from .talk import BUSY
 
 #: Seconds within which an interrupt must have ended what runs.

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..bench import Bench, Kernel
-from ..calls import Call
-from ..check import CheckSkipped, Level, check, expect
-from ..target import Capability
+from kernel_provisioner_core.conformance.bench import Bench, Kernel
+from kernel_provisioner_core.conformance.calls import Call
+from kernel_provisioner_core.conformance.check import CheckSkipped, Level, check, expect
+from kernel_provisioner_core.conformance.target import Capability
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 

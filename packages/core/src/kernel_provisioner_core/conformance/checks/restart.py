@@ -8,8 +8,9 @@ import signal
 
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 
-from ..bench import KILL_LIMIT, Bench, Kernel
-from ..check import check, expect, silently, until, within
+from kernel_provisioner_core.conformance.bench import KILL_LIMIT, Bench, Kernel
+from kernel_provisioner_core.conformance.check import check, expect, silently, until, within
+
 from .talk import beats
 
 
@@ -151,7 +152,7 @@ async def environment(bench: Bench) -> None:
 
     If it fails: the launch does not use the `env` that it is given, or keeps the first one.
     """
-    from ..target import Capability
+    from kernel_provisioner_core.conformance.target import Capability
 
     name = "KERNEL_PROVISIONER_CONFORMANCE_UPDATE"
     kernel = bench.kernel()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+
 import zmq
 
-from ..bench import Bench, Kernel
-from ..check import check, expect, within
-from ..client import Client
+from kernel_provisioner_core.conformance.bench import Bench, Kernel
+from kernel_provisioner_core.conformance.check import check, expect, within
+from kernel_provisioner_core.conformance.client import Client
 
 BUSY = "print('busy', flush=True); import time; time.sleep(60)"
 
