@@ -51,13 +51,14 @@ def test_the_file_is_private(log):
     assert stat.S_IMODE(log.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_log_is_continued(log):
+def test_a_log_is_continued_and_its_tail_is_of_this_life(log):
     run(log, "echo", "first")
     log.tail(1)
     log.close()
     again = OutputLog(log.path, 8192)
     run(again, "echo", "second")
-    assert again.tail(100) == "first\nsecond\n"
+    assert again.tail(100) == "second\n"
+    assert tail_of(again.path, 100) == "first\nsecond\n"
     again.close()
 
 

@@ -33,6 +33,7 @@ class OutputLog:
         """Open the file and a pipe to it."""
         self.path = path
         self._limit = limit
+        self._copied = 0
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
@@ -50,10 +51,13 @@ class OutputLog:
         _pump.add(self)
 
     def tail(self, size: int) -> str:
-        """Return the last `size` bytes that were printed so far, as text; does not block."""
+        """Return the last `size` bytes that were printed here so far, as text; does not block.
+
+        What the file held before, the output of the kernel's earlier lives, is left out.
+        """
         while self._copy():
             pass
-        return tail_of(self.path, size)
+        return tail_of(self.path, min(size, self._copied))
 
     def close(self) -> None:
         """Stop copying. May be called twice; the file stays."""
@@ -94,6 +98,7 @@ class OutputLog:
             return bool(data)
 
     def _append(self, data: bytes) -> None:
+        self._copied += len(data)
         size = os.fstat(self._file).st_size
         if size + len(data) > self._limit:
             keep = max(0, min(size, self._limit // 2, self._limit - len(data)))
