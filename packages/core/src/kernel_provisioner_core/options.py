@@ -102,9 +102,13 @@ def _default(trait: traitlets.TraitType[Any, Any]) -> Any:
 
 def _value_schema(trait: Any) -> dict[str, Any]:
     schema = _bare_schema(trait)
-    if getattr(trait, "allow_none", False) and "type" in schema:
-        return {**schema, "type": [schema["type"], "null"]}
-    return schema
+    if not getattr(trait, "allow_none", False):
+        return schema
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    return {**schema, "type": [schema["type"], "null"]} if "type" in schema else schema
 
 
 def _bare_schema(trait: Any) -> dict[str, Any]:

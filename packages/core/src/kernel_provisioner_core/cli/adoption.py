@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from kernel_provisioner_core.cli.listing import load_provisioner
 from kernel_provisioner_core.errors import (
@@ -121,11 +121,11 @@ def _client(record: KernelRecord) -> Any:
     """Return a client for the kernel's control channel; None if the record does not say where it is."""
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
-    info = record.info.get("connection_info")
+    info: Any = record.info.get("connection_info")
     if not isinstance(info, dict) or not info.get("control_port"):
         return None
     client = AsyncKernelClient()
-    client.load_connection_info(info)
+    client.load_connection_info(cast("Any", info))
     return client
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kernel_provisioner_core.cli import output
 from kernel_provisioner_core.cli.parser import parse
@@ -21,11 +22,11 @@ EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 def run_command(argv: Sequence[str]) -> int:
     """Run the command that the arguments name and return the exit status; errors are told on stderr."""
     options = parse(argv)
-    _set_up_logging(options.debug)
-    module, _, function = options.function.partition(":")
-    command = getattr(importlib.import_module(f"kernel_provisioner_core.cli.{module}"), function)
     try:
-        return int(command(options))
+        with _logging(options.debug):
+            module, _, function = options.function.partition(":")
+            home = importlib.import_module(f"kernel_provisioner_core.cli.{module}")
+            return int(getattr(home, function)(options))
     except KernelProvisionerError as error:
         output.error(error)
         if options.debug:
@@ -44,17 +45,22 @@ def run_command(argv: Sequence[str]) -> int:
         return 1
 
 
-def _set_up_logging(debug: bool) -> None:
-    handler: logging.Handler = (
-        logging.StreamHandler(sys.stderr) if debug else output.WarningHandler()
-    )
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if debug else "%(message)s",
-        handlers=[handler],
-        force=True,
-    )
-    for name in ("asyncio", "parso", "markdown_it"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not debug:
-        warnings.simplefilter("ignore")  # they concern developers
+@contextlib.contextmanager
+def _logging(debug: bool) -> Iterator[None]:
+    """Show the log on stderr while the body runs: all of it, or the warnings as one line each."""
+    root = logging.getLogger()
+    handler: logging.Handler = output.WarningHandler()
+    if debug:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # they concern developers
+            yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)

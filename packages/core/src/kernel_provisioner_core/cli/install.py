@@ -130,6 +130,8 @@ def _write(
         try:
             os.rename(staged, place)
         except OSError as error:
+            if os.path.lexists(beside / "replaced"):
+                os.replace(beside / "replaced", place)
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise _exists(place) from error  # somebody was faster
             raise

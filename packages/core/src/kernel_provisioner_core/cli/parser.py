@@ -88,7 +88,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"kernel-provisioner-core {version('kernel-provisioner-core')}\n")
+        sys.stdout.write(f"kernel-provisioner-core {version('kernel-provisioner-core')}\n")
+        parser.exit()
 
 
 def _build() -> argparse.ArgumentParser:

@@ -96,6 +96,7 @@ class _Run:
 
     async def _execute(self) -> int:
         on_input = read_input if sys.stdin.isatty() else None
+        status = 0
         for cell in self._cells:
             printer = _Printer()
             reply = await self._session.execute(cell.code, printer, on_input)
@@ -104,8 +105,10 @@ class _Run:
             if not printer.error_shown:
                 _show_error(reply)
             if not cell.may_raise:
-                return EXIT_CELL_RAISED
-        return 0
+                status = EXIT_CELL_RAISED
+                break
+        await self._session.show_late_output(_Printer())
+        return status
 
     def _on_signal(self, signum: int) -> None:
         if signum == signal.SIGINT and self._executing and not self._interrupted:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import queue
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,6 +33,7 @@ InputHandler = Callable[[str, bool], Awaitable[str]]
 """Called with the prompt and whether what is typed is secret; returns what was typed."""
 
 _POLL_INTERVAL = 0.2  # seconds; poll() is free, and the end of a kernel should show soon
+_LATE_OUTPUT = 0.1  # seconds of silence after which nothing more is expected
 _LAST_MESSAGES = 0.5  # seconds to wait for what a kernel sent before it died
 _TAIL = 4096  # bytes of output to quote
 
@@ -98,7 +100,7 @@ class KernelSession:
             LaunchTimeoutError: It did not answer in time.
         """
         self._client = self.manager.client()
-        self._client.start_channels()
+        self._client.start_channels(hb=False, control=False)
         try:
             await self._client.wait_for_ready(timeout=time_limit)
         except RuntimeError as error:
@@ -168,6 +170,12 @@ class KernelSession:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def show_late_output(self, on_output: OutputHandler) -> None:
+        """Take what comes after the last cell: what its threads and child processes had still to print."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                on_output(await self._client.get_iopub_msg(timeout=_LATE_OUTPUT))
 
     async def interrupt(self) -> None:
         """Interrupt what the kernel runs.
