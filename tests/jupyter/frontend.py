@@ -99,6 +99,11 @@ class Frontend:
         """Return the server's kernel list, by id."""
         return {model["id"]: model for model in (await self.request("GET", "kernels")).json}
 
+    async def disappeared(self, kernel_id: str) -> None:
+        """Wait until the kernel is not in the list any more; no message tells of it."""
+        while kernel_id in await self.kernels():
+            await asyncio.sleep(0.1)
+
     @contextlib.asynccontextmanager
     async def kernel(self, name: str, **body: str) -> AsyncIterator[str]:
         """Give the id of a started kernel; it is shut down at the end, if the test has not done so."""
@@ -106,7 +111,9 @@ class Frontend:
         try:
             yield kernel_id
         finally:
-            await self.request("DELETE", f"kernels/{kernel_id}")
+            # jupyter_server answers 500 while it restarts a kernel that has died
+            while (await self.request("DELETE", f"kernels/{kernel_id}")).status == 500:
+                await asyncio.sleep(0.1)
 
     @contextlib.asynccontextmanager
     async def channels(self, kernel_id: str) -> AsyncIterator[Channels]:

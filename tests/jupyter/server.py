@@ -7,9 +7,11 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,9 +132,22 @@ class Server:
         self.log = Log(self.process.stderr)
         try:
             self.port = int(self.log.wait_for(r"http://127\.0\.0\.1:(\d+)/")[1])
+            self._wait_until_it_listens()
         except BaseException:
             self.kill()
             raise
+
+    def _wait_until_it_listens(self) -> None:
+        """Try until it does: the server tells its address a moment too early, and nothing afterwards."""
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT).close()
+                return
+            except ConnectionRefusedError:
+                assert self.process.poll() is None, self.log.text
+                assert time.monotonic() < deadline, self.log.text
+                time.sleep(0.02)
 
     @property
     def runtime_dir(self) -> Path:

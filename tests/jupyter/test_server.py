@@ -119,18 +119,22 @@ async def test_the_kernel_list_says_how_a_kernel_ended(
 
 
 async def test_two_kernels_run_side_by_side(frontend: Frontend, backend: Backend) -> None:
-    async with frontend.kernel("good") as one, frontend.kernel("good") as other:
-        async with frontend.channels(one) as its, frontend.channels(other) as others:
-            await its.execute("name = 'one'")
-            await others.execute("name = 'other'")
-            running = await its.begin("import time; print('begun', flush=True); time.sleep(600)")
-            await its.printed("begun")
-            assert (await others.execute("print(name)")).stdout == "other\n"
-            await frontend.interrupt(one)
-            assert (await its.finish(running)).error == "KeyboardInterrupt"
-            await frontend.shut_down(one)
-            assert backend.find(one) == []
-            assert (await others.execute("print(name)")).stdout == "other\n"
+    async with (
+        frontend.kernel("good") as one,
+        frontend.kernel("good") as other,
+        frontend.channels(one) as its,
+        frontend.channels(other) as others,
+    ):
+        await its.execute("name = 'one'")
+        await others.execute("name = 'other'")
+        running = await its.begin("import time; print('begun', flush=True); time.sleep(600)")
+        await its.printed("begun")
+        assert (await others.execute("print(name)")).stdout == "other\n"
+        await frontend.interrupt(one)
+        assert (await its.finish(running)).error == "KeyboardInterrupt"
+        await frontend.shut_down(one)
+        assert backend.find(one) == []
+        assert (await others.execute("print(name)")).stdout == "other\n"
 
 
 async def test_nothing_is_left_of_a_kernel_that_was_shut_down(
