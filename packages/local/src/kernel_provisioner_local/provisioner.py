@@ -293,9 +293,10 @@ class LocalProvisioner(KernelProvisionerBase):
         """Keep how the process ended, and say so if nobody has asked it to."""
         if self._process is None or self.last_exit is not None:
             return
+        expected = self._end_expected or self._shutting_down
         if isinstance(self._process, AdoptedProcess):
             self.last_exit = KernelExit(None)
-        elif self._end_expected:
+        elif expected:
             self.last_exit = KernelExit(code)
         else:
             cause = ""
@@ -303,7 +304,7 @@ class LocalProvisioner(KernelProvisionerBase):
                 cause = "likely out of memory" if self._memory.says_killed(self._process.pid) else ""
             output = self._output.tail(_TAIL) if self._output is not None else ""
             self.last_exit = KernelExit(code, cause, self._redact(output))
-        if not self._end_expected:
+        if not expected:
             self._report_exit(self.last_exit)
 
     async def _record(self) -> None:
