@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import IO, Any
 
 from traitlets.config import Configurable
 
@@ -64,8 +64,9 @@ class _SkippedError(Exception):
 
 def check_kernel(options: argparse.Namespace) -> int:
     """Try each stage of the kernel's life; 1 if one fails."""
-    doctor = _Doctor(options.kernel, options.startup_timeout, quiet=options.json)
-    status = asyncio.run(doctor.examine())
+    with output.children_apart() as printed:
+        doctor = _Doctor(options.kernel, options.startup_timeout, printed, quiet=options.json)
+        status = asyncio.run(doctor.examine())
     if options.json:
         output.print_json([asdict(result) for result in doctor.results])
     return status
@@ -74,10 +75,13 @@ def check_kernel(options: argparse.Namespace) -> int:
 class _Doctor:
     """One examination."""
 
-    def __init__(self, kernel_name: str, startup_timeout: float, *, quiet: bool) -> None:
+    def __init__(
+        self, kernel_name: str, startup_timeout: float, printed: IO[bytes], *, quiet: bool
+    ) -> None:
         self.results: list[_Result] = []
         self._kernel_name = kernel_name
         self._startup_timeout = startup_timeout
+        self._printed = printed
         self._quiet = quiet
         self._signum = 0
         self._language = ""
@@ -186,7 +190,7 @@ class _Doctor:
         return ", ".join(sorted(self._found.config)) or "none set"
 
     async def _launch(self) -> str:
-        self._session = KernelSession(self._found, self._class)
+        self._session = KernelSession(self._found, self._class, self._printed)
         await self._session.launch()
         self._address = dict(self._session.manager.get_connection_info())
         return f"{self._address['transport']}://{self._address['ip']}"

@@ -51,7 +51,7 @@ def _logging(debug: bool) -> Iterator[None]:
     root = logging.getLogger()
     handler: logging.Handler = output.WarningHandler()
     if debug:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = output.LogHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     level = root.level
     root.addHandler(handler)

@@ -61,7 +61,7 @@ def conform(options: argparse.Namespace) -> int:
         capabilities=options.claim,
     )
     quiet = options.json == "-"
-    with contextlib.ExitStack() as shown:
+    with output.children_apart(), contextlib.ExitStack() as shown:
 
         def on_start(check: Any) -> None:
             shown.enter_context(output.working(check.id))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
+import tempfile
 import traceback as traceback_module
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
@@ -14,8 +16,11 @@ from typing import IO, Any
 from kernel_provisioner_core.errors import KernelProvisionerError, LaunchError
 
 __all__ = [
+    "LogHandler",
     "WarningHandler",
+    "children_apart",
     "error",
+    "last_output",
     "line",
     "print_json",
     "strip_colours",
@@ -107,6 +112,47 @@ def working(text: str) -> Iterator[None]:
         return
     with _console(sys.stderr).status(text):
         yield
+
+
+@contextlib.contextmanager
+def children_apart() -> Iterator[IO[bytes]]:
+    """Keep what child processes print out of what we print, for the length of the body.
+
+    Kernels inherit the descriptors 1 and 2. They lead into a temporary file now; ours write on to where they did.
+
+    Yields:
+        The temporary file, to be read.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        printed = stack.enter_context(tempfile.TemporaryFile())
+        for fd, redirect in ((1, contextlib.redirect_stdout), (2, contextlib.redirect_stderr)):
+            ours = os.dup(fd)
+            stack.callback(os.close, ours)
+            stack.callback(os.dup2, ours, fd)
+            stream = sys.stdout if fd == 1 else sys.stderr
+            file = stack.enter_context(
+                open(
+                    ours,
+                    "w",
+                    encoding=stream.encoding,
+                    errors=stream.errors,
+                    buffering=1,
+                    closefd=False,
+                )
+            )
+            stack.enter_context(redirect(file))
+            os.dup2(printed.fileno(), fd)
+        yield printed
+
+
+class LogHandler(logging.Handler):
+    """Shows the whole log, with tracebacks, on what is stderr at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        sys.stderr.write(self.format(record) + "\n")
 
 
 class WarningHandler(logging.Handler):

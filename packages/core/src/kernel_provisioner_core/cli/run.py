@@ -40,8 +40,9 @@ def run_code(options: argparse.Namespace) -> int:
     found = find_kernelspec(options.kernel)
     provisioner_class = load_provisioner(found.provisioner_name)
     check_options(provisioner_class, found.config, found.spec)
-    session = KernelSession(found, provisioner_class)
-    return asyncio.run(_Run(session, cells, options).run())
+    with output.children_apart() as printed:
+        session = KernelSession(found, provisioner_class, printed)
+        return asyncio.run(_Run(session, cells, options).run())
 
 
 class _Run:

@@ -7,13 +7,11 @@ import contextlib
 import logging
 import os
 import queue
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from typing import IO, Any, cast
 
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets.config import Configurable
 
 from kernel_provisioner_core.cli.kernelspec import FoundKernelspec
@@ -45,15 +43,15 @@ class KernelDiedError(LaunchError):
 class KernelSession:
     """One kernel, its manager and its client.
 
-    What the kernel prints past its cells (its log, the other copy of what its child processes print) is
-    kept for `last_output` instead of being mixed into ours, where the provisioner can do that.
-
     Args:
         found: The kernelspec.
-        provisioner_class: Its provisioner.
+        provisioner_class: Its provisioner. Where it has the option `capture_output`, that is switched on.
+        printed: What our child processes print; see `output.children_apart`.
     """
 
-    def __init__(self, found: FoundKernelspec, provisioner_class: type[Configurable]) -> None:
+    def __init__(
+        self, found: FoundKernelspec, provisioner_class: type[Configurable], printed: IO[bytes]
+    ) -> None:
         """Make the manager; nothing is launched."""
         self.kernel_id = str(uuid.uuid4())
         self.connection_file = os.path.join(jupyter_runtime_dir(), f"kernel-{self.kernel_id}.json")
@@ -66,15 +64,13 @@ class KernelSession:
         if not logging.getLogger().isEnabledFor(logging.DEBUG):
             self.manager.log.setLevel(logging.ERROR)
         self._client: Any = None
-        self._output: IO[bytes] | None = None
+        self._printed = printed
         if "capture_output" in provisioner_class.class_traits() and self.manager.kernel_spec:
             # in the manager's own copy of the kernelspec
             self.manager.kernel_spec.metadata["kernel_provisioner"] = {
                 "provisioner_name": found.provisioner_name,
                 "config": {**found.config, "capture_output": True},
             }
-        elif issubclass(provisioner_class, LocalProvisioner):
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - shutdown() closes it
 
     @property
     def provisioner(self) -> Any:
@@ -89,8 +85,7 @@ class KernelSession:
         """
         with _foreign_errors("The kernel could not be launched"):
             os.makedirs(jupyter_runtime_dir(), mode=0o700, exist_ok=True)
-            streams = {"stdout": self._output, "stderr": self._output} if self._output else {}
-            await self.manager.start_kernel(kernel_id=self.kernel_id, **streams)
+            await self.manager.start_kernel(kernel_id=self.kernel_id)
 
     async def wait_until_ready(self, time_limit: float) -> None:
         """Connect, and wait for the kernel's first answer.
@@ -193,9 +188,6 @@ class KernelSession:
             self._client = None
         with _foreign_errors("The kernel could not be shut down"):
             await self.manager.shutdown_kernel(now=now)
-        if self._output is not None:
-            self._output.close()
-            self._output = None
         with contextlib.suppress(OSError):
             os.unlink(self.connection_file)  # jupyter_client leaves it after a failed launch
 
@@ -217,18 +209,17 @@ class KernelSession:
         )
 
     def last_output(self) -> str:
-        """Return what the kernel printed last, where the provisioner has captured it."""
-        if self._output is not None:
-            end = self._output.seek(0, os.SEEK_END)
-            self._output.seek(max(0, end - _TAIL))
-            return self._output.read().decode(errors="replace")
+        """Return what the kernel printed last, where the provisioner or we have captured it."""
         get_logs = getattr(self.provisioner, "get_logs", None)
-        if get_logs is None:
-            return ""
-        try:
-            return str(get_logs(_TAIL))
-        except KernelProvisionerError:
-            return ""
+        text = ""
+        if get_logs is not None:
+            with contextlib.suppress(KernelProvisionerError):
+                text = str(get_logs(_TAIL))
+        if not text:
+            end = self._printed.seek(0, os.SEEK_END)
+            self._printed.seek(max(0, end - _TAIL))
+            text = self._printed.read().decode(errors="replace")
+        return text
 
     async def _show_output(self, request: str, on_output: OutputHandler) -> None:
         while True:
