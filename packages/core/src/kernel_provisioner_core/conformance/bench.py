@@ -32,6 +32,10 @@ ID_VARIABLE = "KERNEL_PROVISIONER_CONFORMANCE_ID"
 KILL_LIMIT = 5.0
 
 
+#: Seconds that a provisioner has to shut a kernel down after a check; then the probe removes it.
+CLOSE_LIMIT = 12.0
+
+
 class _OneKernelspec(KernelSpecManager):
     """Knows one kernelspec, whatever the name."""
 
@@ -67,7 +71,8 @@ class Bench:
         self.context = zmq.asyncio.Context()
         self.blocking_context: zmq.Context[Any] = zmq.Context.shadow(self.context.underlying)
         self._lines = _Lines()
-        self.log = logging.Logger("conformance", logging.DEBUG)
+        # Not a logger of the tree: its level and handlers are nobody else's.
+        self.log = logging.Logger("conformance", logging.DEBUG)  # noqa: LOG001
         self.log.addHandler(self._lines)
 
     # -- making -----------------------------------------------------------------------------------
@@ -348,7 +353,7 @@ class Kernel:
                 stopped = self.manager.shutdown_kernel(now=True)
             else:
                 stopped = in_thread(self.manager.shutdown_kernel, now=True)
-            await asyncio.wait_for(stopped, 12)
+            await asyncio.wait_for(stopped, CLOSE_LIMIT)
         except (Exception, asyncio.CancelledError) as error:
             self.bench.log.debug("the check's cleaning up met %r", error)
             self.manager.provisioner = None

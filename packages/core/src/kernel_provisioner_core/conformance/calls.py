@@ -135,4 +135,4 @@ def time_tasks(loop: asyncio.AbstractEventLoop, steps: list[float]) -> None:
             coroutine = stepped(coroutine, steps)
         return asyncio.Task(coroutine, loop=loop, **kwargs)
 
-    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    loop.set_task_factory(factory)

@@ -36,7 +36,7 @@ class CheckFailed(AssertionError):
     """The provisioner does not do what the check asks for."""
 
 
-class CheckSkipped(Exception):  # noqa: N818 - an outcome, not an error
+class CheckSkipped(Exception):
     """The check says nothing about this target, for the reason given."""
 
 

@@ -64,7 +64,7 @@ class Client:
     @classmethod
     def of(cls, manager: Any, context: zmq.asyncio.Context) -> Client:
         """A client with the manager's own ports and key (of a blocking manager too)."""
-        info = dict(manager.get_connection_info())
+        info: Any = dict(manager.get_connection_info())
         channels = AsyncKernelClient(context=context, log=manager.log)
         channels.load_connection_info(info)
         return cls(channels)

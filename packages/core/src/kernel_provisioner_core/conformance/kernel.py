@@ -302,7 +302,7 @@ class Kernel:
         stdout, stderr = sys.stdout, sys.stderr
         for serve in (self._beat, self._serve_control):
             threading.Thread(target=serve, daemon=True).start()
-        sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Stream(self, "stdout"), _Stream(self, "stderr")
         self.publish("status", {"execution_state": "starting"}, parent={})
         try:
             while not self._stopping.is_set():

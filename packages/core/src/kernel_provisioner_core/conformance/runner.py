@@ -29,7 +29,7 @@ from .report import Report, Result, Verdict
 from .target import Target
 
 #: Seconds that a check that was stopped has for its own cleaning up.
-_GRACE = 20.0
+GRACE = 20.0
 
 #: Jupyter's directories are process-wide, so one check runs at a time.
 _one_at_a_time = threading.Lock()
@@ -161,7 +161,7 @@ class _Run:
             return self._outcome
         where = _position(thread)
         self._loop.call_soon_threadsafe(self._stop)
-        if self._done.wait(_GRACE):
+        if self._done.wait(GRACE):
             thread.join()
         elif self._bench is not None:
             self._bench.remove()

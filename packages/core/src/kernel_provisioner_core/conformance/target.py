@@ -174,7 +174,8 @@ class Target:
             return self.provisioner
         from kernel_provisioner_core.factory import load_provisioner_class
 
-        return load_provisioner_class(self.provisioner)
+        found: type[Any] = load_provisioner_class(self.provisioner)
+        return found
 
     @property
     def claims(self) -> frozenset[Capability]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import signal
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any
 
 from kernel_provisioner_core.conformance.bench import Bench, in_thread
@@ -80,8 +79,10 @@ async def unknown_option(bench: Bench) -> None:
     known = next((n for n in names if len(n) > 4 and n[:-1] not in names), "launch_timeout")
     unknown = known[:-1]
     nearest = get_close_matches(unknown, names, 1)
+    spec = bench.spec()
+    spec.metadata["kernel_provisioner"]["config"][unknown] = "1"
     try:
-        bench.provisioner(**{unknown: "1"})
+        bench.provisioner(kernel_spec=spec, **{unknown: "1"})
     except Exception as error:
         expect(unknown in str(error), f"the error does not name the key {unknown!r}: {error}")
         for name in nearest:
@@ -154,6 +155,6 @@ async def times(bench: Bench) -> None:
     """
     provisioner = bench.provisioner()
     for name, recommended in (("get_shutdown_wait_time", 5.0), ("get_stable_start_time", 10.0)):
-        seconds = getattr(provisioner, name)(recommended=recommended)
-        number = isinstance(seconds, Real) and not isinstance(seconds, bool) and seconds >= 0
-        expect(number, f"{name}() returned {seconds!r}")
+        seconds: Any = getattr(provisioner, name)(recommended=recommended)
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        expect(number and seconds >= 0, f"{name}() returned {seconds!r}")

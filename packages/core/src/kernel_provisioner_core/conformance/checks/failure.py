@@ -20,7 +20,11 @@ from kernel_provisioner_core.conformance.target import Capability
 from .cleanup import files_with
 
 _WORDS = "these were its last words"
-_DYING = f"import sys; print({_WORDS!r}, file=sys.stderr, flush=True); sys.exit(7)"
+# Not as they stand: the command itself may be in an error or a log.
+_DYING = (
+    f"import sys; print(*{' '.join(reversed(_WORDS.split()))!r}.split()[::-1], "
+    "file=sys.stderr, flush=True); sys.exit(7)"
+)
 
 
 def _missing(kernel: Kernel) -> str:

@@ -182,15 +182,16 @@ async def poll_is_free(bench: Bench) -> None:
     from what a watch has learnt.
     """
     kernel = await bench.start()
-    best = float("inf")
+    most = 0
     for _ in range(3):
-        begun = time.perf_counter()
-        for _ in range(1000):
+        end, done = time.perf_counter() + 1, 0
+        while done < 1000 and time.perf_counter() < end:
             await kernel.provisioner.poll()
-        best = min(best, time.perf_counter() - begun)
-        if best < 1:
+            done += 1
+        if done == 1000:
             return
-    expect(False, f"1000 calls of poll() took {best:.1f} s")
+        most = max(most, done)
+    expect(False, f"only {most} calls of poll() in a second")
 
 
 @check("launch.kernel_id")

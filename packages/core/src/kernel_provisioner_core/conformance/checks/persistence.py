@@ -28,7 +28,7 @@ from kernel_provisioner_core.conformance.target import Capability
 from .interrupt import LIMIT
 from .talk import BUSY
 
-_SCRIPT = Path(__file__).parent.with_name("conformance") / "adopt.py"
+_SCRIPT = Path(__file__).parents[1] / "adopt.py"
 
 
 @check("persistence.json", Level.SHOULD)
