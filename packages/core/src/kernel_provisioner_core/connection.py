@@ -7,12 +7,11 @@ A connection file holds the key with which everybody who has it can run code as 
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
 import json
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -132,7 +131,7 @@ def write_connection_file(
     if fname:
         path = os.fspath(fname)
     else:
-        path = os.path.join(tempfile.gettempdir(), f"kernel-{os.urandom(8).hex()}.json")
+        path = temporary_connection_file()
     try:
         write_private_file(path, json.dumps(info, indent=2))
     except OSError as error:
@@ -167,6 +166,8 @@ def find_connection_file(
         exact = os.path.join(folder, expanded)
         if os.path.isfile(exact):
             return os.path.abspath(exact)
+    import glob
+
     pattern = expanded if "*" in expanded else f"*{glob.escape(expanded)}*"
     matches = [m for folder in folders for m in glob.glob(os.path.join(folder, pattern))]
     if not matches:
@@ -222,20 +223,55 @@ def write_private_file(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         OSError: It cannot be written; nothing is left behind, and a file that was there is as it was.
     """
-    path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    # O_EXCL and 0600 from birth; the random part keeps two writers apart
-    beside = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(6).hex()}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    folder, name = os.path.split(os.fspath(path))
+    # the random part keeps two writers apart
+    beside = os.path.join(folder, f".{name}.{os.urandom(6).hex()}")
+    create_private_file(beside, text)
     try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def create_private_file(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file that is not there yet, of mode 0600 from its birth, for readers that come later.
+
+    Its directory is made, with mode 0700, if it is not there.
+
+    Raises:
+        FileExistsError: It is there; it stays as it is.
+        PermissionError: The file system does not keep files private.
+        OSError: It cannot be written. Nothing is left behind in these two cases.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:  # no directory; seldom, so it is not asked for each time
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+        fd = os.open(path, flags, 0o600)
+    try:
+        try:
+            # Windows keeps access rights elsewhere; the mode bits there say nothing.
+            if sys.platform != "win32" and os.fstat(fd).st_mode & 0o077:
+                raise PermissionError(errno.EPERM, "The file system does not keep files private", path)
+            data = text.encode()
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def temporary_connection_file() -> str:
+    """Return a path for a connection file that nobody has a place for."""
+    import tempfile
+
+    return os.path.join(tempfile.gettempdir(), f"kernel-{os.urandom(8).hex()}.json")
 
 
 def jupyter_runtime_dir() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -131,6 +130,8 @@ def _explain(cmd: Any, arguments: Mapping[str, Any], error: OSError) -> LaunchEr
             f"The kernel's command {program!r} cannot be run: {error.strerror or error}.",
             hint="It has to be an executable file for this machine (`chmod +x`, right architecture).",
         )
+    import shutil
+
     found = shutil.which(program, path=path)
     if found is None:
         where = "" if os.path.dirname(program) else f" on the PATH {path!r}"

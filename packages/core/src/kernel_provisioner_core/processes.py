@@ -53,11 +53,12 @@ def _start_time(pid: int) -> str | None:
     if _PLATFORM == "linux":
         try:
             # the second field, the name in brackets, may itself hold spaces and brackets: see proc(5)
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
             return None
         state, start = fields[0], fields[19]
-        return None if state in "ZX" else f"{start}@{_boot_id()}"
+        return None if state in b"ZX" else f"{start.decode()}@{_boot_id()}"
     if _PLATFORM == "win32":
         return ""  # jupyter_client has no better there either; a pid is not reused soon
     found = subprocess.run(

@@ -8,12 +8,13 @@ A server that is killed leaves its records behind; that is how `jupyter provisio
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import json
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,7 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """Return the calling process as an owner."""
-        me = ProcessIdentity.of_this_process()
-        return cls(platform.node(), me.pid, me.start_time, _user())
+        return _owner_of(ProcessIdentity.of_this_process())
 
     def is_running(self) -> bool | None:
         """Return whether the owner still runs; None if it is on another machine and nobody here knows."""
@@ -87,7 +87,9 @@ def write_record(record: KernelRecord) -> None:
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    write_private_file(_path(record.kernel_id), json.dumps(asdict(record)))
+    # `asdict` would copy all of it, deep down
+    entries = {**vars(record), "owner": vars(record.owner)}
+    write_private_file(_path(record.kernel_id), json.dumps(entries))
 
 
 def remove_record(kernel_id: str) -> None:
@@ -106,6 +108,11 @@ def read_records() -> list[KernelRecord]:
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or written by a version that knew other fields
     return sorted(records, key=lambda record: record.created)
+
+
+@functools.lru_cache(maxsize=1)  # the process as argument keeps it right after a fork
+def _owner_of(process: ProcessIdentity) -> Owner:
+    return Owner(platform.node(), process.pid, process.start_time, _user())
 
 
 def _path(kernel_id: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ __all__ = ["MemoryWatch", "killed_by_kernel_log"]
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MACHINE = Path("/proc/vmstat")
 _LOG = Path("/dev/kmsg")
+_COUNT = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class MemoryWatch:
@@ -58,22 +60,25 @@ def killed_by_kernel_log(pid: int) -> bool:
 
 
 def _group_count() -> int:
-    return next((count for path in _count_files() if (count := _count(path)) is not None), 0)
+    try:
+        groups = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return 0
+    return next((count for path in _count_files(groups) if (count := _count(path)) is not None), 0)
 
 
 def _count(path: Path) -> int | None:
     try:
-        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+        with open(path, "rb") as file:
+            found = _COUNT.search(file.read())
     except OSError:
         return None
     return int(found[1]) if found else None
 
 
-def _count_files() -> list[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
+@functools.lru_cache(maxsize=1)  # a process seldom changes its group
+def _count_files(groups: str) -> tuple[Path, ...]:
+    lines = groups.splitlines()
     files = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
@@ -87,4 +92,4 @@ def _count_files() -> list[Path]:
             continue
         for root in roots:
             files += [root / group.lstrip("/") / name, root / name]
-    return files
+    return tuple(files)

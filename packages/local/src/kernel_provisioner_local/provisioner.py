@@ -169,8 +169,8 @@ class LocalProvisioner(KernelProvisionerBase):
         with self._all_or_nothing():
             self._end_expected = False
             self.last_exit = None
+            self._memory = None
             self._capture(arguments)
-            self._memory = MemoryWatch()
             try:
                 popen = launch_kernel(cmd, **arguments)
             except BaseException as error:
@@ -182,8 +182,15 @@ class LocalProvisioner(KernelProvisionerBase):
             if self._output is not None:
                 self._output.start()
             self._cwd = Path(arguments.get("cwd") or Path.cwd())
-        await self._record()
+        if self._manager is None:  # nobody who is bound to call post_launch
+            await self._watch_over()
         return self.connection_info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Do what the start of the kernel need not wait for: write its record, note the out-of-memory kills so far."""
+        if self._manager is not None:
+            await self._watch_over()
+        await super().post_launch(**kwargs)
 
     async def cleanup(self, restart: bool = False) -> None:
         """Reap the process; unless `restart`, end it if it still runs and remove all that was made for it."""
@@ -306,6 +313,10 @@ class LocalProvisioner(KernelProvisionerBase):
             self.last_exit = KernelExit(code, cause, self._redact(output))
         if not expected:
             self._report_exit(self.last_exit)
+
+    async def _watch_over(self) -> None:
+        self._memory = MemoryWatch()
+        await self._record()
 
     async def _record(self) -> None:
         """Write down that the kernel runs, for `jupyter provisioner ps` and its like."""
