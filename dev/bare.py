@@ -37,9 +37,12 @@ def run(command: list[str]) -> int:
         for name in filter(os.path.exists, _FILES):
             shutil.copyfile(name, root / name.lstrip("/"))
         _copy_repository(root / "root" / ROOT.name)
+        mount = ["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620", "devpts"]
         inside = f"cd /root/{shlex.quote(ROOT.name)} && exec {shlex.join(command)}"
+        enter = f"{shlex.join([*mount, str(root / 'dev/pts')])} && "
+        enter += f"exec {shlex.join(['chroot', str(root), 'sh', '-c', inside])}"
         isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        isolated += [f"--mount-proc={root / 'proc'}", "chroot", str(root), "sh", "-c", inside]
+        isolated += [f"--mount-proc={root / 'proc'}", "sh", "-c", enter]
         return show(isolated, env=_environ()).returncode
 
 
