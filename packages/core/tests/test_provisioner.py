@@ -411,7 +411,8 @@ async def test_keys_are_taken_out_of_texts(manager):
         (KernelExit(0), "exited with code 0"),
         (KernelExit(-9, "likely out of memory"), "killed by SIGKILL, likely out of memory"),
         (KernelExit(-40), "killed by signal 40"),
-        (KernelExit(None), "ended with an exit code that only the process that started it has seen"),
+        (KernelExit(None), "ended with an unknown exit code"),
+        (KernelExit(None, "removed by somebody else"), "removed by somebody else"),
     ],
 )
 def test_an_exit_is_told_in_words(ended, words):

@@ -9,9 +9,10 @@ import threading
 
 import pytest
 from kernel_provisioner_core import KernelNotFoundError, launch_kernel
+from kernel_provisioner_core.exits import UNKNOWN_EXIT_CODE
 from kernel_provisioner_core.processes import ProcessIdentity
 from kernel_provisioner_local import process as process_module
-from kernel_provisioner_local.process import UNKNOWN_EXIT_CODE, AdoptedProcess, ChildProcess
+from kernel_provisioner_local.process import AdoptedProcess, ChildProcess
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and groups are POSIX")
 

@@ -32,6 +32,7 @@ from kernel_provisioner_core.errors import ConfigurationError, ConnectionFileErr
 from kernel_provisioner_core.exits import KernelExit
 from kernel_provisioner_core.options import check_option_names
 from kernel_provisioner_core.ports import PortReservation, can_hold_ports
+from kernel_provisioner_core.records import KernelRecord, remove_record, write_record
 
 __all__ = ["KernelProvisionerBase"]
 
@@ -162,10 +163,12 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         """Remove what was made for the kernel; with `restart`, keep what the next launch needs.
 
         Called at the end of each shutdown and restart, also before a first launch, after a failed one, and
-        twice. Overriding methods call this one: it lets go of the ports and removes the connection file
+        twice. Overriding methods call this one: it lets go of the ports and removes the connection file and the record
         unless `restart`.
         """
         if not restart:
+            if self.kernel_id:
+                remove_record(self.kernel_id)
             self._forget_connection()
 
     async def shutdown_requested(self, restart: bool = False) -> None:
@@ -323,9 +326,22 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
             raise
         self._launched = self._launched or self.has_process
 
-    def _options_given(self) -> dict[str, Any]:
-        """Return the options as the kernelspec's kernel.json has them."""
-        return dict(_options_in(self.kernel_spec))
+    async def _record(self) -> None:
+        """Write down that the kernel runs, for `jupyter provisioner ps` and its like."""
+        if not self.kernel_id:
+            return
+        this = type(self)
+        record = KernelRecord(
+            kernel_id=self.kernel_id,
+            provisioner=f"{this.__module__}:{this.__qualname__}",
+            kernel_name=getattr(self._manager, "kernel_name", ""),
+            info=await self.get_provisioner_info(),
+            options=dict(_options_in(self.kernel_spec)),
+        )
+        try:
+            write_record(record)
+        except OSError as error:
+            self.log.warning("`jupyter provisioner ps` will not list kernel %s: %s", self.kernel_id, error)
 
     def _report_exit(self, ended: KernelExit) -> None:
         """Tell the log, and the reader of the server's kernel list, how a kernel ended that nobody has ended."""

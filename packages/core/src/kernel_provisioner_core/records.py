@@ -22,7 +22,7 @@ from typing import Any
 from kernel_provisioner_core.connection import jupyter_runtime_dir, write_private_file
 from kernel_provisioner_core.processes import ProcessIdentity
 
-__all__ = ["KernelRecord", "Owner", "read_records", "records_dir", "remove_record", "write_record"]
+__all__ = ["KernelRecord", "Owner", "path_of", "read_records", "records_dir", "remove_record", "write_record"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,12 @@ def records_dir() -> Path:
     return Path(jupyter_runtime_dir(), "kernel-provisioners")
 
 
+def path_of(kernel_id: str, suffix: str = ".json") -> Path:
+    """Return the path of a kernel's record, or with another suffix of what is kept beside it."""
+    # a kernel id may be anything that a caller made up
+    return records_dir() / (re.sub("[^A-Za-z0-9._-]", "_", kernel_id) + suffix)
+
+
 def write_record(record: KernelRecord) -> None:
     """Write or replace the record of a kernel.
 
@@ -89,13 +95,13 @@ def write_record(record: KernelRecord) -> None:
     """
     # `asdict` would copy all of it, deep down
     entries = {**vars(record), "owner": vars(record.owner)}
-    write_private_file(_path(record.kernel_id), json.dumps(entries))
+    write_private_file(path_of(record.kernel_id), json.dumps(entries))
 
 
 def remove_record(kernel_id: str) -> None:
     """Remove the record of a kernel; nothing happens if there is none."""
     with contextlib.suppress(OSError):
-        _path(kernel_id).unlink()
+        path_of(kernel_id).unlink()
 
 
 def read_records() -> list[KernelRecord]:
@@ -113,11 +119,6 @@ def read_records() -> list[KernelRecord]:
 @functools.lru_cache(maxsize=1)  # the process as argument keeps it right after a fork
 def _owner_of(process: ProcessIdentity) -> Owner:
     return Owner(platform.node(), process.pid, process.start_time, _user())
-
-
-def _path(kernel_id: str) -> Path:
-    # a kernel id may be anything that a caller made up
-    return records_dir() / f"{re.sub('[^A-Za-z0-9._-]', '_', kernel_id)}.json"
 
 
 def _user() -> str:

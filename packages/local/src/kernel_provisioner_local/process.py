@@ -18,13 +18,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from kernel_provisioner_core.errors import KernelNotFoundError, SignalError
+from kernel_provisioner_core.exits import UNKNOWN_EXIT_CODE
 from kernel_provisioner_core.processes import ProcessIdentity
 
 __all__ = ["AdoptedProcess", "ChildProcess", "KernelProcess"]
-
-UNKNOWN_EXIT_CODE = 255
-"""What stands for the exit code of a process that is not our child; asyncio's child watchers use it too."""
-
 
 class KernelProcess:
     """A kernel's process; see the two subclasses for where it comes from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,12 +21,11 @@ from kernel_provisioner_core import (
     launch_kernel,
 )
 from kernel_provisioner_core.processes import ProcessIdentity
-from kernel_provisioner_core.records import KernelRecord, records_dir, remove_record, write_record
+from kernel_provisioner_core.records import path_of
 
 from kernel_provisioner_local.memory import MemoryWatch
 from kernel_provisioner_local.output import OutputLog, tail_of
 from kernel_provisioner_local.process import (
-    UNKNOWN_EXIT_CODE,
     AdoptedProcess,
     ChildProcess,
     KernelProcess,
@@ -37,6 +37,8 @@ __all__ = ["LocalProvisioner"]
 _NOT_FOR_POPEN = ("extra_arguments", "kernel_id", "kernel_headers")
 
 _TAIL = 4096  # bytes of output that an error or a log line quotes
+
+_LAST_WAIT = 5.0  # seconds for a killed process to end; the kernel manager has the same limit
 
 _SIGKILL = 9  # Windows has no name for it
 
@@ -94,9 +96,7 @@ class LocalProvisioner(KernelProvisionerBase):
     async def poll(self) -> int | None:
         """Return None while the process runs, else its exit code, negative for a signal; 0 before any launch."""
         if self._process is None:
-            if self.last_exit is None:
-                return 0
-            return UNKNOWN_EXIT_CODE if self.last_exit.code is None else self.last_exit.code
+            return 0 if self.last_exit is None else self.last_exit.status
         code = self._process.exit_code()
         if code is not None:
             self._note_exit(code)
@@ -154,8 +154,7 @@ class LocalProvisioner(KernelProvisionerBase):
 
         Raises:
             CommandNotFoundError: The command or the working directory does not exist.
-            LaunchError: The command cannot be run.
-            LaunchError: The kernel of the last launch still runs.
+            LaunchError: The command cannot be run, or the kernel of the last launch still runs.
             ConfigurationError: The output of an `independent` kernel is to be captured.
         """
         arguments = {k: v for k, v in kwargs.items() if k not in _NOT_FOR_POPEN}
@@ -195,16 +194,18 @@ class LocalProvisioner(KernelProvisionerBase):
     async def cleanup(self, restart: bool = False) -> None:
         """Reap the process; unless `restart`, end it if it still runs and remove all that was made for it."""
         if not restart and self._process is not None:
-            await self.kill()
-            with contextlib.suppress(SignalError):
-                await self.wait()
+            try:
+                await self.kill()
+                await asyncio.wait_for(self.wait(), _LAST_WAIT)
+            except SignalError as error:
+                self.log.warning("%s", error)
+            except asyncio.TimeoutError:
+                self.log.warning("Process %s was killed and has not ended yet.", self._process.pid)
         self._let_process_go()
         if not restart:
             self._close_output()
             with contextlib.suppress(OSError):
                 self._output_path.unlink()
-            if self.kernel_id:
-                remove_record(self.kernel_id)
         await super().cleanup(restart=restart)
 
     async def get_provisioner_info(self) -> dict[str, Any]:
@@ -269,7 +270,7 @@ class LocalProvisioner(KernelProvisionerBase):
 
     @property
     def _output_path(self) -> Path:
-        return records_dir() / f"{self.kernel_id or f'unnamed-{id(self):x}'}.log"
+        return path_of(self.kernel_id or f"unnamed-{id(self):x}", ".log")
 
     def _capture(self, arguments: dict[str, Any]) -> None:
         if not self.capture_output:
@@ -302,7 +303,9 @@ class LocalProvisioner(KernelProvisionerBase):
             return
         expected = self._end_expected or self._shutting_down
         if isinstance(self._process, AdoptedProcess):
-            self.last_exit = KernelExit(None)
+            self.last_exit = KernelExit(
+                None, "ended with an exit code that only the process that started it has seen"
+            )
         elif expected:
             self.last_exit = KernelExit(code)
         else:
@@ -317,20 +320,3 @@ class LocalProvisioner(KernelProvisionerBase):
     async def _watch_over(self) -> None:
         self._memory = MemoryWatch()
         await self._record()
-
-    async def _record(self) -> None:
-        """Write down that the kernel runs, for `jupyter provisioner ps` and its like."""
-        if not self.kernel_id:
-            return
-        this = type(self)
-        record = KernelRecord(
-            kernel_id=self.kernel_id,
-            provisioner=f"{this.__module__}:{this.__qualname__}",
-            kernel_name=getattr(self._manager, "kernel_name", ""),
-            info=await self.get_provisioner_info(),
-            options=self._options_given(),
-        )
-        try:
-            write_record(record)
-        except OSError as error:
-            self.log.warning("`jupyter provisioner ps` will not list kernel %s: %s", self.kernel_id, error)
