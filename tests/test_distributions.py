@@ -72,15 +72,21 @@ def test_the_licence_is_the_repositorys(package, built, root):
         assert [archive.read(name) for name in names] == [text]
 
 
-def test_the_wheel_holds_the_sources_and_nothing_else(package, built):
-    sources = {
-        path.relative_to(package.source.parent).as_posix()
-        for path in package.source.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+def sources_of(package):
+    """Return the files of a package, without what tools leave there, relative to `src`."""
+    found = (path.relative_to(package.source.parent) for path in package.source.rglob("*"))
+    return {
+        path.as_posix()
+        for path in found
+        if (package.source.parent / path).is_file()
+        and not any(part == "__pycache__" or part.startswith(".") for part in path.parts)
     }
+
+
+def test_the_wheel_holds_the_sources_and_nothing_else(package, built):
     with zipfile.ZipFile(built[package.name]) as archive:
         content = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert content == sources
+    assert content == sources_of(package)
 
 
 def test_the_wheel_says_that_it_is_typed(package, built):
@@ -89,12 +95,8 @@ def test_the_wheel_says_that_it_is_typed(package, built):
 
 
 def test_the_sources_are_python_or_say_that_they_are_typed(package):
-    strays = [
-        path.name
-        for path in package.source.rglob("*")
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and path.name != "py.typed"
-    ]
-    assert strays == []
+    strays = {name for name in sources_of(package) if not name.endswith((".py", "/py.typed"))}
+    assert strays == set()
 
 
 def test_the_readme_is_the_page_of_the_index(package, built):
