@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from backends import BACKENDS, CAPABILITIES, Backend
 from frontend import Frontend
-from server import Directories, Server
+from server_process import Directories, Server
 
 
 def pytest_configure(config: pytest.Config) -> None:

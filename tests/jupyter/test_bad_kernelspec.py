@@ -12,7 +12,7 @@ import psutil
 import pytest
 from backends import Backend
 from frontend import Frontend
-from server import Directories, Server
+from server_process import Directories, Server
 
 
 @pytest.fixture(autouse=True)

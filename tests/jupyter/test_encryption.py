@@ -10,7 +10,7 @@ import zmq
 from backends import Backend
 from frontend import Frontend
 from jupyter_client.session import Session
-from server import LIMIT, Directories, Server
+from server_process import LIMIT, Directories, Server
 
 from kernel_provisioner_core import read_connection_file
 

@@ -11,7 +11,7 @@ from backends import Backend, Instance
 from jupyter_client import AsyncKernelManager, KernelManager, provisioning
 from jupyter_client.manager import run_kernel, start_new_async_kernel, start_new_kernel
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKernelManager
-from server import LIMIT, Directories
+from server_process import LIMIT, Directories
 
 from kernel_provisioner_core import KernelProvisionerFactory
 from kernel_provisioner_core.records import read_records

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from backends import Backend, Instance
 from frontend import Frontend, Result
-from server import LIMIT, Server
+from server_process import LIMIT, Server
 
 from kernel_provisioner_core.connection import PORT_NAMES, read_connection_file
 
