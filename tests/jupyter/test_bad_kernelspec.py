@@ -13,6 +13,7 @@ import pytest
 from backends import Backend
 from frontend import Frontend
 from server_process import Directories, Server
+from tornado.httpclient import HTTPClientError
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,25 @@ async def test_an_unknown_option_is_refused_with_the_nearest_one(
     server.write_spec("bad", backend.kernel_json(config={"working_dri": "/tmp"}))
     log = await refused(frontend, "bad")
     assert "has no option 'working_dri'. Did you mean 'working_dir'?" in log
+
+
+async def test_with_pending_kernels_the_front_end_gets_the_message_too(
+    directories: Directories,
+    start_server: Callable[..., Server],
+    connect: Callable[[Server], Frontend],
+    backend: Backend,
+) -> None:
+    directories.write_spec("bad", backend.kernel_json(config={"working_dri": "/tmp"}))
+    frontend = connect(start_server("--AsyncMultiKernelManager.use_pending_kernels=True"))
+    kernel_id = await frontend.start("bad")
+    with pytest.raises(HTTPClientError, match="500"):
+        async with frontend.channels(kernel_id):
+            pass
+    model = (await frontend.kernels())[kernel_id]
+    assert model["execution_state"] == "dead"
+    assert "has no option 'working_dri'. Did you mean 'working_dir'?" in model["reason"]
+    await frontend.shut_down(kernel_id)
+    assert list(directories.runtime.glob("kernel-*")) == []
 
 
 async def test_an_option_of_the_wrong_type_is_refused(

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from backends import Backend, Instance
 from frontend import Frontend
-from server import LIMIT, Directories, Server
+from server_process import LIMIT, Directories, Server
 
 Start = Callable[..., Server]
 Connect = Callable[[Server], Frontend]
@@ -73,4 +73,23 @@ async def test_an_idle_kernel_is_culled(
     await frontend.execute(kernel_id, "print(1)")
     server.log.wait_for(f"Culling .*{kernel_id}")
     await frontend.disappeared(kernel_id)
+    assert backend.leftovers(kernel_id, directories.runtime) == []
+
+
+@pytest.mark.xfail(
+    reason="nobody calls the provisioner then: a zombie, ten file descriptors, connection file, record and output "
+    "stay until the server ends; add_restart_callback(..., 'dead') would tell",
+    strict=True,
+)
+async def test_nothing_is_left_of_a_kernel_that_the_server_has_given_up(
+    start_server: Start, connect: Connect, backend: Backend, directories: Directories
+) -> None:
+    """After five restarts in vain jupyter_server forgets a kernel, and calls its provisioner no more."""
+    directories.write_spec("dying", backend.kernel_json(argv=["sh", "-c", "exit 3"]))
+    server = start_server("--KernelRestarter.time_to_dead=0.2")
+    frontend = connect(server)
+    kernel_id = await frontend.start("dying")
+    server.log.wait_for(f"Kernel {kernel_id} died, removing from map")
+    await frontend.disappeared(kernel_id)
+    assert psutil.Process(server.process.pid).children() == []
     assert backend.leftovers(kernel_id, directories.runtime) == []
