@@ -66,7 +66,7 @@ class SwallowsUnknownOptions(GoodProvisioner):
             del kwargs[name]
 
 
-@caught_by("before.cleanup", also_run=("cleanup.twice",))
+@caught_by("before.cleanup", "failure.leaves_nothing", also_run=("cleanup.twice",))
 class CleanupNeedsLaunch(GoodProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         if self.pid is None:
@@ -123,7 +123,7 @@ class NoProcessAtOnce(GoodProvisioner):
         return super().has_process and time.monotonic() > self.launched_at + 0.5
 
 
-@caught_by("launch.reconciled", also_run=("launch.info_types",))
+@caught_by("launch.reconciled", smoke=False, also_run=("launch.info_types", "launch.answers"))
 class AnotherNameForTheAddress(GoodProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         info = await super().launch_kernel(cmd, **kwargs)
@@ -160,11 +160,8 @@ class LaunchesOnce(GoodProvisioner):
         return await super().pre_launch(**kwargs)
 
     async def cleanup(self, restart: bool = False) -> None:
-        self.over = not restart and self.pid is not None and self.launches_of_others() == 0
+        self.over = not restart and self.pid is not None
         await super().cleanup(restart)
-
-    def launches_of_others(self) -> int:
-        return 0
 
 
 @caught_by("launch.ports_held", also_run=("restart.same_address",))
@@ -209,7 +206,7 @@ class TakesAllForInterrupt(GoodProvisioner):
 # -- the end --------------------------------------------------------------------------------------
 
 
-@caught_by("end.kill_in_poll", "end.exit_in_poll", smoke=False, also_run=("end.kill",))
+@caught_by("end.kill_in_poll", smoke=False, also_run=("end.kill",))
 class PollsAlive(GoodProvisioner):
     async def poll(self) -> int | None:
         return None if self.process is not None else await super().poll()
@@ -263,10 +260,11 @@ class ShutdownRequestedKills(GoodProvisioner):
         await self.kill(restart)
 
 
-@caught_by("end.wait", "end.wait_again", smoke=False, also_run=("end.kill", "end.exit_in_poll"))
+@caught_by("end.wait_again", smoke=False, also_run=("before.wait",))
 class WaitsForEver(GoodProvisioner):
     async def wait(self) -> int | None:
-        await asyncio.sleep(3600)
+        if self.pid is not None:
+            await asyncio.sleep(3600)
         return None
 
 
@@ -299,7 +297,7 @@ class CancelledWaitKills(GoodProvisioner):
             raise
 
 
-@caught_by("end.poll_stays", smoke=False, also_run=("end.kill_in_poll", "end.wait"))
+@caught_by("end.poll_stays", "end.wait", smoke=False, also_run=("end.kill_in_poll",))
 class AliveAfterCleanup(GoodProvisioner):
     async def poll(self) -> int | None:
         if self.pid is not None and self.process is None and self.adopted is None:
@@ -310,7 +308,9 @@ class AliveAfterCleanup(GoodProvisioner):
 # -- restarts and cleaning up ---------------------------------------------------------------------
 
 
-@caught_by("restart.same_address", "restart.clients_stay", smoke=False, also_run=("restart.new_ports",))
+@caught_by(
+    "restart.same_address", "restart.clients_stay", smoke=False, also_run=("restart.new_ports",)
+)
 class NewPortsAtRestart(GoodProvisioner):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         self.release_ports()
@@ -318,7 +318,9 @@ class NewPortsAtRestart(GoodProvisioner):
         return await super().pre_launch(**kwargs)
 
 
-@caught_by("restart.same_address", "restart.clients_stay", smoke=False, also_run=("restart.new_ports",))
+@caught_by(
+    "restart.same_address", "restart.clients_stay", smoke=False, also_run=("restart.new_ports",)
+)
 class NewKeyAtRestart(GoodProvisioner):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         self.parent.session.key = os.urandom(16).hex().encode()
@@ -329,7 +331,7 @@ class NewKeyAtRestart(GoodProvisioner):
 @caught_by("restart.file_stays", also_run=("restart.now",))
 class RemovesFileAtRestart(GoodProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
-        if restart:
+        if restart and self.parent is not None:
             self.parent.cleanup_connection_file()
         await super().cleanup(restart)
 
@@ -377,7 +379,12 @@ class FailedLaunchLeavesHelper(GoodProvisioner):
         return info
 
 
-@caught_by("failure.missing_command", "failure.missing_command_named", smoke=False, also_run=("launch.answers",))
+@caught_by(
+    "failure.missing_command",
+    "failure.missing_command_named",
+    smoke=False,
+    also_run=("launch.answers",),
+)
 class HidesMissingCommand(GoodProvisioner):
     failed = False
 

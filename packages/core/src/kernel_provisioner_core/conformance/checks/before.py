@@ -41,6 +41,7 @@ async def no_kernelspec_no_parent(bench: Bench) -> None:
     """
     provisioner = bench.provisioner(kernel_spec=None, parent=None)
     expect(not provisioner.has_process, "has_process is true without a kernel")
+    await silently(provisioner.cleanup(restart=False), "cleanup() without a kernelspec")
 
 
 @check("before.no_event_loop")
@@ -130,8 +131,6 @@ async def cleanup(bench: Bench) -> None:
     provisioner = bench.provisioner()
     for restart in (False, False, True):
         await silently(provisioner.cleanup(restart=restart), "cleanup() before a launch")
-    bare = bench.provisioner(kernel_spec=None)
-    await silently(bare.cleanup(restart=False), "cleanup() without a kernelspec")
 
 
 @check("before.signals", Level.SHOULD)

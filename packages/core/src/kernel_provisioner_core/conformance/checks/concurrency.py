@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
 from kernel_provisioner_core.conformance.calls import time_tasks
@@ -74,21 +76,46 @@ async def blocks(bench: Bench) -> None:
     expect(False, f"a step of {shortest[1]} held the event loop for {shortest[0]:.2f} s")
 
 
+class _Yardstick:
+    """How late a thread wakes that only sleeps: what this machine does to everybody just now."""
+
+    def __init__(self) -> None:
+        self.latest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+
+    def _measure(self) -> None:
+        while True:
+            begun = time.perf_counter()
+            if self._over.wait(0.005):
+                return
+            self.latest = max(self.latest, time.perf_counter() - begun - 0.005)
+
+    def __enter__(self) -> _Yardstick:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 @check("concurrency.steps", Level.SHOULD)
 async def steps(bench: Bench) -> None:
     """While 20 kernels are launched at once, no step of the provisioner holds the event loop for
-    longer than the target's `step_limit` (20 ms).
+    longer than the target's `step_limit` (20 ms) above what the machine's load does to an idle thread.
 
     If it fails: on a busy machine try again alone; then do what takes long in a thread.
     """
-    limit = bench.target.step_limit
-    shortest = (float("inf"), "")
-    for _ in range(2):
+    told = []
+    for _ in range(3):
         tasks: list[float] = []
         time_tasks(asyncio.get_running_loop(), tasks)
-        kernels = await _launch_many(bench, MANY)
-        shortest = min(shortest, _longest(kernels, tasks))
+        with _Yardstick() as yardstick:
+            kernels = await _launch_many(bench, MANY)
+        longest, whose = _longest(kernels, tasks)
         await asyncio.gather(*(kernel.shutdown(now=True) for kernel in kernels))
-        if shortest[0] <= limit:
+        if longest <= bench.target.step_limit + yardstick.latest:
             return
-    expect(False, f"a step of {shortest[1]} held the event loop for {shortest[0] * 1000:.0f} ms")
+        told.append(f"{longest * 1000:.0f} ms of {whose} (idle: {yardstick.latest * 1000:.0f} ms)")
+    expect(False, f"steps that held the event loop, in three tries: {', '.join(told)}")

@@ -137,9 +137,13 @@ async def kill_descendants(bench: Bench) -> None:
 
 
 async def _spawn(kernel: Kernel) -> None:
+    """Have the kernel start a child that the interrupt before every shutdown does not end."""
     code = (
         "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'])"
+        "code = 'import signal, time; signal.signal(2, signal.SIG_IGN); print(flush=True); '\n"
+        "code += 'time.sleep(120)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()"
     )
     expect((await kernel.execute(code)).status == "ok", "the kernel could not start a child")
 

@@ -20,8 +20,9 @@ LIMIT = 8.0
 _SYSTEM = "print('busy', flush=True); import os; os.system('sleep 60')"
 _SUBPROCESS = (
     "import subprocess, sys\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     "print('busy', flush=True)\n"
-    "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    "child.wait()"
 )
 
 
@@ -97,7 +98,10 @@ async def subprocess(bench: Bench) -> None:
 
     If it fails: signal the kernel's process group, not the kernel alone.
     """
-    await _interrupted(await bench.start(), _SUBPROCESS, "a child of subprocess.run")
+    kernel = await bench.start()
+    await _interrupted(kernel, _SUBPROCESS, "waiting for a child")
+    reply = await kernel.execute("print(child.wait(5))")
+    expect(reply.status == "ok", "the child did not end by the interrupt of its parent")
 
 
 @check("interrupt.system", needs=[Capability.INTERRUPT_CHILDREN])

@@ -44,8 +44,9 @@ async def has_process(bench: Bench) -> None:
     kernel.on_call(look)
     try:
         await kernel.start()
-    except AssertionError:
-        if seen != [False]:
+    except Exception:
+        # jupyter_client refuses such a launch, or this one for another reason.
+        if not seen:
             raise
     expect(seen == [True], "has_process is not true after launch_kernel")
 

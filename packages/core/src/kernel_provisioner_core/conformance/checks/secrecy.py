@@ -29,8 +29,7 @@ async def _exposed(bench: Bench, *, in_argv: bool) -> None:
     places = [
         place
         for place, text in await bench.see(bench.target.probe.exposed, kernel.identity)
-        if ("argv" in place) is in_argv
-        and any(secret in text for secret in kernel.secrets)
+        if ("argv" in place) is in_argv and any(secret in text for secret in kernel.secrets)
     ]
     expect(not places, f"the key stands in {', '.join(places)}")
 
