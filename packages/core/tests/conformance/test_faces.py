@@ -188,79 +188,111 @@ def test_probe_sees_and_removes_what_carries_the_id_and_its_descendants() -> Non
 
 # -- pytest ---------------------------------------------------------------------------------------
 
+_CLASSES = """
+from broken_provisioners import TimeIsNone
+from good_provisioner import GoodProvisioner
+from kernel_provisioner_core.conformance import Level, ProvisionerConformance, Target
 
-def _pytest(folder: Path, body: str, *arguments: str) -> tuple[int, str]:
-    folder.joinpath("test_mine.py").write_text(
-        "from broken_provisioners import TimeIsNone\n"
-        "from good_provisioner import GoodProvisioner\n"
-        "from kernel_provisioner_core.conformance import ProvisionerConformance, Target, Level\n"
-        f"{body}\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-vv", "-ra", "-p", "no:cacheprovider", *arguments],
+EXPECTED = {"before.times": "issue 3"}
+
+class TestGood(ProvisionerConformance):
+    target = Target(GoodProvisioner)
+
+class TestBroken(ProvisionerConformance):
+    target = Target(TimeIsNone)
+
+class TestShould(ProvisionerConformance):
+    target = Target("local-provisioner")
+
+class TestStrictShould(ProvisionerConformance):
+    target = Target("local-provisioner")
+    fail_on = Level.SHOULD
+
+class TestExpected(ProvisionerConformance):
+    target = Target(TimeIsNone, expected_failures=EXPECTED)
+
+class TestUnexpected(ProvisionerConformance):
+    target = Target(GoodProvisioner, expected_failures=EXPECTED)
+
+class TestOverridden(ProvisionerConformance):
+    target = Target(GoodProvisioner)
+    def test_before_poll(self): pass
+
+class TestDeleted(ProvisionerConformance):
+    target = Target(GoodProvisioner)
+    test_before_poll = None
+
+class TestAllOverridden(ProvisionerConformance):
+    target = Target(GoodProvisioner)
+    def _conform(self, check): pass
+
+class TestWithoutTarget(ProvisionerConformance):
+    pass
+
+class TestUnknownId(ProvisionerConformance):
+    target = Target(GoodProvisioner, expected_failures={"no.such": "x"})
+"""
+
+
+@pytest.fixture(scope="module")
+def pytest_run(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """One run of pytest over the classes above: (class, test) to how it ended and what was told."""
+    folder = tmp_path_factory.mktemp("face")
+    (folder / "test_mine.py").write_text(_CLASSES)
+    words = "before.poll or before.times or failure.leaves_no_file or whole"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", words]
+    subprocess.run(
+        [*command, "--junitxml", "report.xml"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "250"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
-        text=True,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    ended = {}
+    for case in ElementTree.parse(folder / "report.xml").iter("testcase"):
+        told = next(iter(case), None)
+        name = (case.get("classname", "").rpartition(".")[2], case.get("name", ""))
+        ended[name] = "passed" if told is None else f"{told.tag}: {told.get('message')} {told.text}"
+    return ended
 
 
-_MINE = "class TestMine(ProvisionerConformance):\n    target = Target({})\n"
+_TIMES = "test_before_times[before.times]"
+_NO_FILE = "test_failure_leaves_no_file[failure.leaves_no_file]"
 
 
-def test_each_check_is_a_test_of_its_own_that_k_selects_by_id(tmp_path: Path) -> None:
-    status, told = _pytest(tmp_path, _MINE.format("GoodProvisioner"), "-k", "before.poll or whole")
-    assert status == 0, told
-    assert "test_mine.py::TestMine::test_before_poll[before.poll] PASSED" in told
-    assert "test_suite_is_whole PASSED" in told
-    status, told = _pytest(tmp_path, _MINE.format("GoodProvisioner"), "--collect-only", "-q")
-    assert all(f"[{check.id}]" in told for check in select_checks())
-
-
-def test_failed_must_fails_its_test_and_says_what_to_look_at(tmp_path: Path) -> None:
-    status, told = _pytest(tmp_path, _MINE.format("TimeIsNone"), "-k", "before.times")
-    assert status == 1
-    assert "MUST before.times: get_stable_start_time() returned None" in told
-    assert "If it fails: return `recommended`" in told
-
-
-def test_failed_should_is_an_xfail_unless_asked_for(tmp_path: Path) -> None:
-    body = _MINE.format("'local-provisioner'")
-    status, told = _pytest(tmp_path, body, "-k", "leaves_no_file")
-    assert status == 0
-    assert "1 xfailed" in told
-    status, told = _pytest(tmp_path, body + "    fail_on = Level.SHOULD\n", "-k", "leaves_no_file")
-    assert status == 1
-
-
-def test_expected_failure_is_a_strict_xfail(tmp_path: Path) -> None:
-    expected = "expected_failures={'before.times': 'issue 3'}"
-    status, told = _pytest(tmp_path, _MINE.format(f"TimeIsNone, {expected}"), "-k", "before.times")
-    assert status == 0
-    assert "issue 3" in told
-    status, told = _pytest(
-        tmp_path, _MINE.format(f"GoodProvisioner, {expected}"), "-k", "before.times"
-    )
-    assert status == 1
-    assert "expected to fail" in told
+def test_each_check_is_a_test_of_its_own_with_its_id_for_k(
+    pytest_run: dict[tuple[str, str], str],
+) -> None:
+    tests = {test: told for (name, test), told in pytest_run.items() if name == "TestGood"}
+    assert tests == {
+        "test_suite_is_whole": "passed",
+        "test_before_poll[before.poll]": "passed",
+        _TIMES: "passed",
+        _NO_FILE: "passed",
+    }
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("name", "test", "ended", "told"),
     [
-        (_MINE.format("GoodProvisioner") + "    def test_before_poll(self): pass\n", "overridden"),
-        (_MINE.format("GoodProvisioner") + "    test_before_poll = None\n", "overridden"),
-        (_MINE.format("GoodProvisioner") + "    def _conform(self, check): pass\n", "overridden"),
-        ("class TestMine(ProvisionerConformance): pass\n", "needs: target"),
-        (_MINE.format("GoodProvisioner, expected_failures={'no.such': 'x'}"), "no check is called"),
+        ("TestBroken", _TIMES, "failure", "MUST before.times: get_stable_start_time() returned"),
+        ("TestBroken", _TIMES, "failure", "If it fails: return `recommended`"),
+        ("TestShould", _NO_FILE, "skipped", "SHOULD failure.leaves_no_file: the key is still in"),
+        ("TestStrictShould", _NO_FILE, "failure", "SHOULD failure.leaves_no_file"),
+        ("TestExpected", _TIMES, "skipped", "issue 3"),
+        ("TestUnexpected", _TIMES, "failure", "expected to fail: issue 3"),
+        ("TestOverridden", "test_suite_is_whole", "failure", "test_before_poll: a check cannot be"),
+        ("TestDeleted", "test_suite_is_whole", "failure", "test_before_poll: a check cannot be"),
+        ("TestAllOverridden", "test_suite_is_whole", "failure", "_conform: a check cannot be"),
+        ("TestWithoutTarget", "test_suite_is_whole", "failure", "needs: target"),
+        ("TestUnknownId", "test_suite_is_whole", "failure", "no check is called 'no.such'"),
     ],
 )
-def test_class_that_weakens_the_suite_fails_its_guard(tmp_path: Path, body: str, told: str) -> None:
-    status, output = _pytest(tmp_path, body, "-k", "whole")
-    assert status == 1
-    assert told in output
+def test_pytest_tells(
+    pytest_run: dict[tuple[str, str], str], name: str, test: str, ended: str, told: str
+) -> None:
+    assert pytest_run[name, test].startswith(ended)
+    assert told in pytest_run[name, test]
 
 
 # -- what is loaded -------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_at_least_twenty_faults_are_known() -> None:
     assert len(CASES) >= 20
 
 
+@pytest.mark.timeout(600)
 def test_good_provisioner_passes_every_must() -> None:
     report = run(Target(GoodProvisioner, config={"greeting": "hello"}), level="MUST")
     assert report.conforms, _told(report)

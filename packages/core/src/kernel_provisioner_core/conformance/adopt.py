@@ -61,7 +61,8 @@ async def _serve() -> None:
             answer = {"result": result}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer, default=repr), flush=True)
+        sys.stdout.write(json.dumps(answer, default=repr) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -89,12 +89,15 @@ class ProcessProbe(Probe):
         self._seen: dict[str, set[tuple[int, str]]] = {}
 
     def is_running(self, kernel: KernelIdentity) -> bool:
+        """Whether a process with the kernel's id in its argv runs."""
         return any(self._is_kernel(process, kernel) for process in self._of(kernel))
 
     def left(self, kernel: KernelIdentity) -> list[str]:
+        """The processes that belong to the kernel, zombies included."""
         return [str(process) for process in self._of(kernel)]
 
     def exposed(self, kernel: KernelIdentity) -> list[tuple[str, str]]:
+        """The argv and the environment of these processes."""
         texts = []
         for process in self._of(kernel):
             texts.append((f"the argv of process {process.pid}", process.argv))
@@ -102,11 +105,13 @@ class ProcessProbe(Probe):
         return texts
 
     def kill(self, kernel: KernelIdentity) -> bool:
+        """Kill the processes with the kernel's id in their argv; False if there are none."""
         found = [process for process in self._of(kernel) if self._is_kernel(process, kernel)]
         _end(found)
         return bool(found)
 
     def remove(self, kernel: KernelIdentity) -> None:
+        """Kill what belongs to the kernel."""
         _end([process for process in self._of(kernel) if not process.zombie])
 
     @staticmethod

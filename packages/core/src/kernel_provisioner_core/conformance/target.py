@@ -25,6 +25,7 @@ class Capability(str, Enum):
     description: str
 
     def __new__(cls, value: str, description: str) -> Capability:
+        """Keep the description beside the value."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.description = description
