@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from backends import BACKENDS, CAPABILITIES, Backend
 from frontend import Frontend
-from server_process import Directories, Server
+from server_process import LIMIT, Directories, Server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,6 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "claims(capability): the test is for backends that claim this capability (tests/jupyter/backends.py)",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(2 * LIMIT))  # a step that fails says so first
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

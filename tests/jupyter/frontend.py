@@ -241,16 +241,18 @@ class Channels:
         Only then has the server subscribed to it again: what a kernel publishes before is lost, as with
         every Jupyter front end.
         """
-        for _ in range(int(LIMIT)):
-            msg_id = await self.send("shell", "kernel_info_request", {})
+        sent: set[str] = set()
+
+        def is_idle_after_one(message: Message) -> bool:
+            return (
+                message["channel"] == "iopub"
+                and message["parent_header"].get("msg_id") in sent
+                and message["content"].get("execution_state") == "idle"
+            )
+
+        while len(sent) < LIMIT:
+            sent.add(await self.send("shell", "kernel_info_request", {}))
             with contextlib.suppress(asyncio.TimeoutError):
-                await self.receive(
-                    lambda m, sent=msg_id: (  # type: ignore[misc]
-                        m["channel"] == "iopub"
-                        and m["parent_header"].get("msg_id") == sent
-                        and m["content"].get("execution_state") == "idle"
-                    ),
-                    limit=1.0,
-                )
+                await self.receive(is_idle_after_one, limit=1.0)
                 return
         raise AssertionError("the restarted kernel is not heard")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-LIMIT = 90.0
+LIMIT = 150.0
 """How long a step may take on a slow and busy machine, in seconds; never waited for in vain."""
 
 

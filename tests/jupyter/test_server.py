@@ -8,7 +8,7 @@ import psutil
 import pytest
 from backends import Backend, Instance
 from frontend import Frontend, Result
-from server_process import LIMIT, Server
+from server_process import Server
 
 from kernel_provisioner_core.connection import PORT_NAMES, read_connection_file
 
@@ -214,7 +214,3 @@ async def test_a_notebooks_session_brings_its_kernel_and_takes_it_along(
     assert (await frontend.execute(kernel_id, "print(6 * 7)")).stdout == "42\n"
     await frontend.request("DELETE", f"sessions/{answer.json['id']}")
     assert backend.find(kernel_id) == []
-
-
-def test_the_limit_of_a_step_is_below_the_limit_of_a_test(request: pytest.FixtureRequest) -> None:
-    assert float(request.config.getini("timeout")) > LIMIT
