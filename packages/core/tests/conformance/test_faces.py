@@ -143,6 +143,7 @@ def test_claims_come_from_the_class_unless_the_target_has_its_own() -> None:
     assert Target(GoodProvisioner, capabilities=["interrupt"]).claims == {Capability.INTERRUPT}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_provisioner_that_hangs_is_left_behind_and_its_position_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -126,6 +126,13 @@ class Bench:
         await kernel.ready()
         return kernel
 
+    def encrypted(self) -> dict[str, Any] | None:
+        """What to change in a kernelspec that supports CurveZMQ; None if there is none here."""
+        known = "transport_encryption" in AsyncKernelManager.class_traits()
+        if not known or not zmq.has("curve"):
+            return None
+        return {"supported_encryption": ["curve"]}
+
     def python(self, code: str) -> list[str]:
         """An argv that runs Python code in the kernel's world, and ignores the connection file."""
         return [self.target.kernel_argv[0], "-c", code, "{connection_file}"]
@@ -358,7 +365,11 @@ class Kernel:
             self.bench.log.debug("the check's cleaning up met %r", error)
             self.manager.provisioner = None
             await self._clean_manager()
-        await in_thread(self.bench.target.probe.remove, self.identity)
+        probe = self.bench.target.probe
+        left = await in_thread(probe.left, self.identity)
+        if left:
+            self.bench.notes.append(f"removed after the check: {'; '.join(left)}")
+            await in_thread(probe.remove, self.identity)
         if os.path.exists(self.identity.connection_file):
             os.unlink(self.identity.connection_file)
 

@@ -156,17 +156,28 @@ class _Run:
             target=self._run_loop, name=f"conformance {self._check.id}", daemon=True
         )
         thread.start()
-        if self._done.wait(limit):
+        try:
+            ended = self._done.wait(limit)
+        except KeyboardInterrupt:
+            self._break_off()
+            raise
+        if ended:
             thread.join()
             return self._outcome
         where = _position(thread)
-        self._loop.call_soon_threadsafe(self._stop)
-        if self._done.wait(GRACE):
-            thread.join()
-        elif self._bench is not None:
-            self._bench.remove()
-            self.notes.append("the check's thread hangs and was left behind")
+        self._break_off()
         return Verdict.FAILED, f"it did not end within {limit:g} s; it was {where}"
+
+    def _break_off(self) -> None:
+        """Have the check stop and clean up; if it cannot, remove by the probe what it made."""
+        try:
+            self._loop.call_soon_threadsafe(self._stop)
+        except RuntimeError:
+            return  # it has just ended, and closed its loop
+        if not self._done.wait(GRACE):
+            self.notes.append("the check's thread hangs and was left behind")
+            if self._bench is not None:
+                self._bench.remove()
 
     def _run_loop(self) -> None:
         try:

@@ -144,7 +144,7 @@ class Target:
     config: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Collection[Capability | str] | None = None
     expected_failures: Mapping[str, str] = field(default_factory=dict)
-    probe: Probe = field(default_factory=ProcessProbe)
+    probe: Probe = field(default_factory=lambda: _default_probe())
     kernel: str | Sequence[str] | None = None
     ipykernel: Sequence[str] | None = None
     launch_limit: float = 20.0
@@ -216,6 +216,11 @@ class Target:
         if self.kernel is None and importlib.util.find_spec("ipykernel") is not None:
             return [*_IPYKERNEL, *_CONNECTION]
         return None
+
+
+def _default_probe() -> Probe:
+    # Windows has neither /proc nor ps.
+    return Probe() if sys.platform == "win32" else ProcessProbe()
 
 
 def _complete(argv: Sequence[str]) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from queue import Empty
 from typing import Any
 
-import zmq
-
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
 from kernel_provisioner_core.conformance.check import CheckFailed, CheckSkipped, check, expect
 from kernel_provisioner_core.conformance.client import Client
@@ -16,9 +14,14 @@ _CURVE = ("curve_publickey", "curve_secretkey")
 
 
 def _curve_spec(bench: Bench) -> Any:
-    if not zmq.has("curve"):
-        raise CheckSkipped("this pyzmq has no CurveZMQ")
-    return bench.spec(metadata={"supported_encryption": ["curve"]})
+    return bench.spec(metadata=_supported(bench))
+
+
+def _supported(bench: Bench) -> dict[str, Any]:
+    metadata = bench.encrypted()
+    if metadata is None:
+        raise CheckSkipped("this pyzmq or this jupyter_client has no encryption")
+    return metadata
 
 
 def _keys(kernel: Kernel) -> list[Any]:
@@ -71,6 +74,7 @@ async def unsupported(bench: Bench) -> None:
 
     If it fails: the kernel does not read the keys, and nobody can connect.
     """
+    _supported(bench)
     kernel = await bench.start(transport_encryption="auto")
     expect(not any(_keys(kernel)), "there are Curve keys though the kernel does not support them")
 

@@ -92,6 +92,13 @@ class _Adopter:
         return answer
 
 
+def _source(found: type[Any]) -> str | None:
+    try:
+        return inspect.getsourcefile(found)
+    except (OSError, TypeError):
+        return None
+
+
 @asynccontextmanager
 async def _fresh_process(kernel: Kernel) -> AsyncIterator[_Adopter]:
     """A fresh process with a provisioner of the same class, into which nothing is loaded yet."""
@@ -99,7 +106,7 @@ async def _fresh_process(kernel: Kernel) -> AsyncIterator[_Adopter]:
     task = {
         "module": found.__module__,
         "qualname": found.__qualname__,
-        "file": inspect.getsourcefile(found),
+        "file": _source(found),
         "path": sys.path,
         "kernel_id": kernel.id,
         "kernel_spec": kernel.spec.to_dict(),

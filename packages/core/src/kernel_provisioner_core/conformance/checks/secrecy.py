@@ -18,9 +18,9 @@ from .failure import chain
 
 async def _start(bench: Bench) -> Kernel:
     """A kernel, encrypted if the provisioner claims that, so that there are two secrets."""
-    if Capability.ENCRYPTION in bench.target.claims:
-        spec = bench.spec(metadata={"supported_encryption": ["curve"]})
-        return await bench.start(spec, transport_encryption="auto")
+    metadata = bench.encrypted()
+    if metadata is not None and Capability.ENCRYPTION in bench.target.claims:
+        return await bench.start(bench.spec(metadata=metadata), transport_encryption="auto")
     return await bench.start()
 
 

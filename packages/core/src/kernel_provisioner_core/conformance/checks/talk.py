@@ -108,7 +108,7 @@ async def beats(kernel: Kernel) -> None:
     socket = kernel.bench.context.socket(zmq.REQ)
     try:
         manager = kernel.manager
-        if manager.curve_publickey is not None:
+        if getattr(manager, "curve_publickey", None) is not None:
             socket.curve_publickey = manager.curve_publickey
             socket.curve_secretkey = manager.curve_secretkey
             socket.curve_serverkey = manager.curve_publickey
