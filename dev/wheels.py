@@ -1,6 +1,7 @@
 """Build packages of this repository and install them, as wheels, into the Python that runs this.
 
     python dev/wheels.py local core[conformance]
+    python dev/wheels.py all core[cli,conformance]
 
 What is tested is so what a user would get: the built wheel, with the dependencies that it declares. Siblings come
 from here as well, never from an index. pip and the standard library are all that it needs.
@@ -32,9 +33,9 @@ def build(packages: list[str], folder: Path) -> dict[str, Path]:
 
 
 def install(requirements: list[str], python: str = sys.executable) -> None:
-    """Install packages, each given as its name and perhaps extras, into an interpreter's environment."""
-    wanted = dict(_parse(requirement) for requirement in requirements)
-    wanted.setdefault("core", "")
+    """Install packages, each given as its name (or `all`) and perhaps extras, into an interpreter's environment."""
+    wanted = dict.fromkeys(names(), "") if "all" in requirements else {"core": ""}
+    wanted.update(_parse(requirement) for requirement in requirements if requirement != "all")
     with tempfile.TemporaryDirectory() as folder:
         wheels = build(list(wanted), Path(folder))
         # pip leaves an installed version alone if the wheel has the same number.

@@ -6,10 +6,11 @@ import types
 
 import pytest
 
+import wheels
+
 MODULES = [
-    "kernel_provisioner_core",
     "kernel_provisioner_core.conformance",
-    "kernel_provisioner_local",
+    *(f"kernel_provisioner_{name}" for name in wheels.names()),
 ]
 PROMISED = {
     "KernelConnectionInfo",
@@ -38,10 +39,6 @@ def members(cls):
             member, types.FunctionType | property | classmethod | staticmethod
         ):
             yield name, getattr(cls, name) if not isinstance(member, property) else member
-
-
-def test_every_package_is_looked_at(packages):
-    assert {package.module for package in packages} <= set(MODULES)
 
 
 def test_all_is_sorted(module):
