@@ -159,7 +159,10 @@ class Server:
     def terminate(self) -> int:
         """End the server as a service manager does, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(LIMIT)
+        try:
+            return self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"the server does not end:\n{self.log.text}") from error
 
     def kill(self) -> None:
         """Kill the server; nothing happens if it has ended."""

@@ -70,7 +70,6 @@ async def test_an_idle_kernel_is_culled(
     )
     frontend = connect(server)
     kernel_id = await frontend.start("good")
-    await frontend.execute(kernel_id, "print(1)")
     server.log.wait_for(f"Culling .*{kernel_id}")
     await frontend.disappeared(kernel_id)
     assert backend.leftovers(kernel_id, directories.runtime) == []
