@@ -4,6 +4,7 @@ import stat
 import sys
 
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
 
 
 def read(path):
@@ -29,8 +30,7 @@ def test_install_writes_the_kernel_json_of_the_provisioner(run, tiny, jupyter):
         "env": {"A": "1"},
         "kernel_protocol_version": read(place)["kernel_protocol_version"],
         "metadata": {
-            "debugger": True,
-            "supported_encryption": ["curve"],
+            **get_kernel_dict()["metadata"],
             "kernel_provisioner": {
                 "provisioner_name": tiny,
                 "config": {"image": "quay.io/x", "resources": {"cpu": 2}},
