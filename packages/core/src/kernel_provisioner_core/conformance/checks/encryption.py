@@ -46,6 +46,25 @@ async def required(bench: Bench) -> None:
     await kernel.ready()
 
 
+@check("encryption.required_unsupported")
+async def required_unsupported(bench: Bench) -> None:
+    """With `transport_encryption="required"` and a kernelspec that does not claim `curve`, the launch
+    is refused, and nothing is left.
+
+    If it fails: jupyter_client refuses it before `pre_launch`; see what was made before that.
+    """
+    _supported(bench)
+    kernel = bench.kernel()
+    try:
+        await kernel.start(transport_encryption="required")
+    except CheckFailed:
+        raise
+    except Exception:
+        await kernel.gone(2, "a refused launch")
+        return
+    expect(False, "the kernel was launched")
+
+
 @check("encryption.disabled")
 async def disabled(bench: Bench) -> None:
     """With `transport_encryption="disabled"`, the default, there are no Curve keys.
