@@ -136,6 +136,7 @@ class RemoteProvisioner(KernelProvisionerBase):
         self._liveness: Liveness | None = None
         self._collected = False
         self._end_expected = False
+        self._was_up = False
 
     # -- the verbs of a backend -----------------------------------------------------------------
 
@@ -290,19 +291,19 @@ class RemoteProvisioner(KernelProvisionerBase):
             LaunchTimeoutError: It does not listen within `launch_timeout`. After a first launch, everything is
                 removed in both cases.
         """
-        launched_before, self._launched = self._launched, True
         try:
             await self._await_kernel()
         except BaseException:
-            if not launched_before:
-                await self._remove_all()
-                await super().cleanup()
+            if not self._was_up:
+                await self.cleanup()
             raise
+        self._was_up = True
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove all that was made; with `restart`, keep it for the next launch."""
         if not restart:
             self._end_expected = True
+            self._was_up = False
             await self._remove_all()
         await super().cleanup(restart=restart)
 
@@ -331,7 +332,9 @@ class RemoteProvisioner(KernelProvisionerBase):
             )
         await in_thread(self.attach, handle)
         self._handle = handle
-        self._start_watching()
+        self._was_up = self._launched = True
+        watch, name = self._watch_over(handle)
+        await in_thread(watch.started, name)
 
     def get_logs(self, tail: int = 1 << 16) -> str:
         """Return the last output of the kernel; makes a request.
@@ -411,15 +414,18 @@ class RemoteProvisioner(KernelProvisionerBase):
             raise
 
     async def _start(self, handle: Handle) -> None:
-        self._start_watching()
-        await in_thread(self.start, handle)
+        def start() -> None:
+            self.start(handle)
+            watch.started(name)
 
-    def _start_watching(self) -> None:
-        assert self._handle is not None
-        watch, name = self.watch(self._handle)
-        watch.remove(name)
-        self._liveness = liveness = Liveness()
-        watch.add(name, liveness, self._note_exit)
+        watch, name = self._watch_over(handle)
+        await in_thread(start)
+
+    def _watch_over(self, handle: Handle) -> tuple[Watch, str]:
+        watch, name = self.watch(handle)
+        self._liveness = Liveness()
+        watch.add(name, self._liveness, self._note_exit)
+        return watch, name
 
     async def _remove_all(self) -> None:
         """Remove what was made. What cannot be removed now is left for `jupyter provisioner reap`."""

@@ -65,7 +65,9 @@ async def in_thread(
 
 async def _result(future: Future[T]) -> T:
     # shielded: cancelling the wrapper would cancel the future that the thread is going to set
-    return await asyncio.shield(asyncio.wrap_future(future))
+    wrapper = asyncio.wrap_future(future)
+    wrapper.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio complains
+    return await asyncio.shield(wrapper)
 
 
 async def _outlast(future: Future[Any]) -> None:

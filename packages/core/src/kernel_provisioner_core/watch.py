@@ -36,6 +36,9 @@ class Watch(ABC):
         """Connect to nothing yet."""
         self._kernels: dict[str, Liveness] = {}
         self._listeners: dict[str, Callable[[KernelExit], None]] = {}
+        self._starting: set[str] = set()
+        self._passed_over: set[str] = set()
+        self._running = False
         self._stopping = threading.Event()
         self._connected = threading.Event()
         self._key: Hashable = None
@@ -81,7 +84,10 @@ class Watch(ABC):
             return found
 
     def add(self, name: str, liveness: Liveness, on_exit: Callable[[KernelExit], None]) -> None:
-        """Watch over a kernel from now on; its exits before now are learned as well.
+        """Watch over a kernel that is about to start; call `started` once it has.
+
+        In between, its end is learned from what happens, but not from what is listed: a container that is started anew
+        is listed as it ended the last time.
 
         Args:
             name: What the daemon calls it.
@@ -91,19 +97,37 @@ class Watch(ABC):
         with Watch._lock:
             self._kernels[name] = liveness
             self._listeners[name] = on_exit
-            if len(self._kernels) == 1:
+            self._starting.add(name)
+            if not self._running:
+                self._running = True
                 Watch._watches[self._key] = self
                 self._stopping = threading.Event()
                 threading.Thread(
                     target=self._run, args=(self._stopping,), name="kernel-watch", daemon=True
                 ).start()
 
+    def started(self, name: str) -> None:
+        """Learn from lists as well from now on; makes a request if one was passed over meanwhile.
+
+        Raises:
+            BackendUnavailableError: The daemon cannot be reached.
+        """
+        with Watch._lock:
+            self._starting.discard(name)
+            again = name in self._passed_over
+            self._passed_over.discard(name)
+        if again:
+            self._compare()
+
     def remove(self, name: str) -> None:
         """Watch over a kernel no longer. May be called twice."""
         with Watch._lock:
             self._listeners.pop(name, None)
+            self._starting.discard(name)
+            self._passed_over.discard(name)
             if self._kernels.pop(name, None) is None or self._kernels:
                 return
+            self._running = False
             self._stopping.set()
             self._connected.clear()
             if Watch._watches.get(self._key) is self:
@@ -148,7 +172,8 @@ class Watch(ABC):
         """Hold what exists against what is watched: a kernel that is nowhere has been removed."""
         found: dict[str, Any] = dict(self.list())
         with Watch._lock:
-            names = list(self._kernels)
+            self._passed_over |= self._starting
+            names = self._kernels.keys() - self._starting
         for name in names:
             gone = KernelExit(None, "removed by somebody else")
             self._tell(name, found.get(name, gone))
