@@ -21,7 +21,7 @@ from measurement import Plan, Row, Samples, at_most, measurement, told
 LIMIT = 0.010
 
 
-@measurement("exit", rounds=60, quick_rounds=5)
+@measurement("exit", rounds=100, quick_rounds=5)
 def exit_notice(plan: Plan) -> Iterable[Row]:
     """From a kernel's end to the return of wait()."""
     late: dict[str, list[float]] = {LOCAL.name: [], REFERENCE.name: []}

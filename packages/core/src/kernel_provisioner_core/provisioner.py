@@ -32,6 +32,7 @@ from kernel_provisioner_core.errors import ConfigurationError, ConnectionFileErr
 from kernel_provisioner_core.exits import KernelExit
 from kernel_provisioner_core.options import check_option_names
 from kernel_provisioner_core.ports import PortReservation, can_hold_ports
+from kernel_provisioner_core.turns import turn
 from kernel_provisioner_core.records import KernelRecord, remove_record, write_record
 
 __all__ = ["KernelProvisionerBase"]
@@ -195,6 +196,7 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
                 and cannot be had.
             ConnectionFileWriteError: The connection file cannot be written. Nothing is left behind in either case.
         """
+        await turn()
         policy = kwargs.pop("transport_encryption", None)
         extra_arguments = kwargs.pop("extra_arguments", None) or []
         env = kwargs.pop("env", None)
