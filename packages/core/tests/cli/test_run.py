@@ -321,6 +321,12 @@ def test_the_end_of_input_is_an_eof_error(terminal, mine):
     assert "EOFError" in shown.shown
 
 
+def test_a_terminal_shows_what_a_launch_is_doing(terminal, mine):
+    shown = terminal("run", mine, "-c", "1")
+    assert shown.wait() == 0
+    assert "pulling [1/3]" in shown.shown
+
+
 def test_a_traceback_on_a_terminal_has_colours(terminal, mine):
     shown = terminal("run", mine, "-c", "1/0")
     assert shown.wait() == 1
@@ -393,6 +399,24 @@ def test_a_second_ctrl_c_ends_the_kernel(start, mine):
     command.communicate(timeout=30)
     assert command.returncode == 130
     assert not is_running(pid)
+
+
+def test_ctrl_c_before_the_kernel_answers_ends_it(start, tiny, provisioned, tmp_path):
+    pid_file = tmp_path / "pid"
+    code = (
+        f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); "
+        "time.sleep(60)"
+    )
+    provisioned("silent", tiny, argv=["python", "-c", code, "{connection_file}"])
+    command = start("run", "silent", "-c", "1")
+    end = time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    command.send_signal(signal.SIGINT)
+    command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert not is_running(int(pid_file.read_text()))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])

@@ -25,7 +25,7 @@ from kernel_provisioner_core.cli.kernelspec import (
 )
 from kernel_provisioner_core.cli.listing import load_provisioner
 from kernel_provisioner_core.cli.session import KernelSession, Message
-from kernel_provisioner_core.cli.signals import signals_handled_by
+from kernel_provisioner_core.cli.signals import let_go_on_the_next, signals_handled_by
 from kernel_provisioner_core.errors import KernelProvisionerError, LaunchError
 from kernel_provisioner_core.factory import KernelProvisionerFactory
 from kernel_provisioner_core.records import read_records
@@ -89,12 +89,16 @@ class _Doctor:
         self._found: FoundKernelspec
         self._class: type[Configurable]
         self._session: KernelSession | None = None
+        self._on_progress: Callable[[str], None] = lambda text: None
 
     async def examine(self) -> int:
         """Go through the stages up to the first that fails, and return the exit status."""
         work = asyncio.ensure_future(self._examine())
 
         def end(signum: int) -> None:
+            if self._signum:
+                let_go_on_the_next(signum)
+                return
             self._signum = signum
             work.cancel()
 
@@ -141,7 +145,8 @@ class _Doctor:
             return _Result(name, verdict, round(time.perf_counter() - begun, 3), detail, **more)
 
         try:
-            with output.working(name) if not self._quiet else contextlib.nullcontext():
+            with output.working(name) as update:
+                self._on_progress = lambda text: update(f"{name}: {text}")
                 detail = await stage()
         except _SkippedError as skipped:
             self._note(result("skipped", str(skipped)))
@@ -191,7 +196,7 @@ class _Doctor:
 
     async def _launch(self) -> str:
         self._session = KernelSession(self._found, self._class, self._printed)
-        await self._session.launch()
+        await self._session.launch(self._on_progress)
         self._address = dict(self._session.manager.get_connection_info())
         return f"{self._address['transport']}://{self._address['ip']}"
 

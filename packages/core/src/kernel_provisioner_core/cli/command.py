@@ -53,6 +53,7 @@ def _logging(debug: bool) -> Iterator[None]:
     if debug:
         handler = output.LogHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger(output.JUPYTER_LOGGER).setLevel(logging.NOTSET if debug else logging.ERROR)
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.WARNING)

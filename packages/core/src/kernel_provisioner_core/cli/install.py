@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH
 from traitlets.config import Configurable
 
 from kernel_provisioner_core.cli import output
 from kernel_provisioner_core.cli.assignment import config_from
-from kernel_provisioner_core.cli.kernelspec import check_options, parse_kernel_json
+from kernel_provisioner_core.cli.kernelspec import (
+    check_options,
+    kernelspec_manager,
+    parse_kernel_json,
+)
 from kernel_provisioner_core.cli.listing import load_provisioner
 from kernel_provisioner_core.errors import ConfigurationError
 
@@ -61,7 +65,7 @@ def install_kernelspec(options: argparse.Namespace) -> int:
     else:
         output.line(f"Installed kernelspec {name} in {path}")
         output.line(f"Next: jupyter provisioner check {name}")
-    found = KernelSpecManager().find_kernel_specs().get(name)
+    found = kernelspec_manager().find_kernel_specs().get(name)
     if found is None:
         output.warning(
             f"Jupyter does not look for kernelspecs in {path.parent}; see `jupyter --paths`"
@@ -97,7 +101,7 @@ def _base_kernelspec(
 
 def _kernels_dir(options: argparse.Namespace) -> Path:
     if options.user:
-        return Path(KernelSpecManager().user_kernel_dir)
+        return Path(kernelspec_manager().user_kernel_dir)
     if options.prefix:
         return Path(os.path.abspath(options.prefix), "share", "jupyter", "kernels")
     return Path(SYSTEM_JUPYTER_PATH[0], "kernels")
@@ -120,7 +124,7 @@ def _write(
             shutil.copyfile(logo, source / logo.name)
         text = json.dumps(kernel_json, indent=2, ensure_ascii=False)
         (source / "kernel.json").write_text(text + "\n", encoding="utf-8")
-        manager = KernelSpecManager(kernel_dirs=[str(beside / "share" / "jupyter" / "kernels")])
+        manager = kernelspec_manager(kernel_dirs=[str(beside / "share" / "jupyter" / "kernels")])
         try:
             staged = manager.install_kernel_spec(str(source), name, prefix=str(beside))
         except ValueError as error:

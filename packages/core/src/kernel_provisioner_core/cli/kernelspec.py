@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory as Jupy
 from traitlets import TraitError
 from traitlets.config import Configurable
 
+from kernel_provisioner_core.cli.output import JUPYTER_LOGGER
 from kernel_provisioner_core.errors import ConfigurationError, KernelProvisionerError
 from kernel_provisioner_core.options import check_option_names
 from kernel_provisioner_core.provisioner import KernelProvisionerBase
@@ -23,6 +25,7 @@ __all__ = [
     "check_options",
     "default_provisioner",
     "find_kernelspec",
+    "kernelspec_manager",
     "parse_kernel_json",
 ]
 
@@ -53,13 +56,18 @@ def default_provisioner() -> str:
     return str(JupyterFactory.instance().default_provisioner_name)
 
 
+def kernelspec_manager(**traits: Any) -> KernelSpecManager:
+    """Return jupyter_client's manager of kernelspecs."""
+    return KernelSpecManager(log=logging.getLogger(JUPYTER_LOGGER), **traits)
+
+
 def find_kernelspec(name: str) -> FoundKernelspec:
     """Find a kernelspec by name and read it.
 
     Raises:
         ConfigurationError: There is none of this name (the nearest is told), or its kernel.json is malformed.
     """
-    manager = KernelSpecManager()
+    manager = kernelspec_manager()
     found = manager.find_kernel_specs()
     folder = found.get(name.lower())
     if folder is None:

@@ -10,12 +10,13 @@ import re
 import sys
 import tempfile
 import traceback as traceback_module
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from kernel_provisioner_core.errors import KernelProvisionerError, LaunchError
 
 __all__ = [
+    "JUPYTER_LOGGER",
     "LogHandler",
     "WarningHandler",
     "children_apart",
@@ -30,6 +31,9 @@ __all__ = [
     "warning",
     "working",
 ]
+
+JUPYTER_LOGGER = "kernel_provisioner_core.cli.jupyter"
+"""Where jupyter_client's objects log. What they warn of, the commands tell better or do not need."""
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -105,13 +109,19 @@ def strip_colours(text: str) -> str:
 
 
 @contextlib.contextmanager
-def working(text: str) -> Iterator[None]:
-    """Show on stderr, if it is a terminal, that something takes its time, for the length of the body."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr, if it is a terminal, that something takes its time, for the length of the body.
+
+    Yields:
+        A function that changes the text, from any thread.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda text: None
         return
-    with _console(sys.stderr).status(text):
-        yield
+    from rich.text import Text
+
+    with _console(sys.stderr).status(Text(text)) as status:
+        yield lambda text: status.update(Text(text))
 
 
 @contextlib.contextmanager

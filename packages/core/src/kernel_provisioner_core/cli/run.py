@@ -14,7 +14,7 @@ from kernel_provisioner_core.cli.command import EXIT_INTERRUPTED
 from kernel_provisioner_core.cli.kernelspec import check_options, find_kernelspec
 from kernel_provisioner_core.cli.listing import load_provisioner
 from kernel_provisioner_core.cli.session import KernelDiedError, KernelSession, Message
-from kernel_provisioner_core.cli.signals import signals_handled_by
+from kernel_provisioner_core.cli.signals import let_go_on_the_next, signals_handled_by
 from kernel_provisioner_core.cli.source import Cell, read_cells
 from kernel_provisioner_core.cli.terminal import read_input
 from kernel_provisioner_core.errors import ConfigurationError, KernelProvisionerError
@@ -78,8 +78,8 @@ class _Run:
                 await self._session.shutdown(now=was_ending)
 
     async def _launch_and_execute(self) -> int:
-        with output.working("launching the kernel"):
-            await self._session.launch()
+        with output.working("launching the kernel") as on_progress:
+            await self._session.launch(on_progress)
             await self._session.wait_until_ready(self._startup_timeout)
         self._executing = True
         try:
@@ -116,7 +116,9 @@ class _Run:
             self._interrupted = True
             sys.stderr.write("\ninterrupting the kernel; Ctrl-C again ends it\n")
             self._interruption = asyncio.ensure_future(self._interrupt())
-        elif not self._ending:
+        elif self._ending:
+            let_go_on_the_next(signum)
+        else:
             self._ending = True
             self._exit_status = 128 + signum
             if self._work is not None:

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import IO, Any, cast
 
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory as JupyterFactory
 from traitlets.config import Configurable
 
 from kernel_provisioner_core.cli.kernelspec import FoundKernelspec
+from kernel_provisioner_core.cli.output import JUPYTER_LOGGER
 from kernel_provisioner_core.connection import jupyter_runtime_dir
 from kernel_provisioner_core.errors import (
     KernelProvisionerError,
@@ -58,11 +60,8 @@ class KernelSession:
         self.manager = AsyncKernelManager(
             kernel_name=found.name,
             connection_file=self.connection_file,
-            log=logging.getLogger("kernel_provisioner_core.cli.session"),
+            log=logging.getLogger(JUPYTER_LOGGER),
         )
-        # We tell of a kernel's death ourselves.
-        if not logging.getLogger().isEnabledFor(logging.DEBUG):
-            self.manager.log.setLevel(logging.ERROR)
         self._client: Any = None
         self._printed = printed
         if "capture_output" in provisioner_class.class_traits() and self.manager.kernel_spec:
@@ -77,14 +76,25 @@ class KernelSession:
         """The provisioner; None before `launch`."""
         return self.manager.provisioner
 
-    async def launch(self) -> None:
+    async def launch(self, on_progress: Callable[[str], None]) -> None:
         """Start the kernel, as any front end does.
+
+        Args:
+            on_progress: Called, perhaps from a thread, with what a long launch is doing, where the provisioner
+                has an attribute `progress` for such a function.
 
         Raises:
             KernelProvisionerError: It could not be launched.
         """
         with _foreign_errors("The kernel could not be launched"):
             os.makedirs(jupyter_runtime_dir(), mode=0o700, exist_ok=True)
+            # made here, as the manager would, so that its progress shows from the beginning
+            provisioner: Any = JupyterFactory.instance().create_provisioner_instance(
+                self.kernel_id, self.manager.kernel_spec, parent=self.manager
+            )
+            if hasattr(provisioner, "progress"):
+                provisioner.progress = on_progress
+            self.manager.provisioner = provisioner
             await self.manager.start_kernel(kernel_id=self.kernel_id)
 
     async def wait_until_ready(self, time_limit: float) -> None:

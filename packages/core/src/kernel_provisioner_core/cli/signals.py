@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["signals_handled_by"]
+__all__ = ["let_go_on_the_next", "signals_handled_by"]
 
 
 @contextlib.contextmanager
@@ -31,3 +32,9 @@ def signals_handled_by(handler: Callable[[int], None]) -> Iterator[None]:
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)
+
+
+def let_go_on_the_next(signum: int) -> None:
+    """Have the next such signal end this process at once: what somebody wants whose shutdown hangs."""
+    signal.signal(signum, signal.SIG_DFL)
+    sys.stderr.write("\nshutting down; once more leaves the kernel behind\n")

@@ -29,6 +29,7 @@ class TinyProvisioner(KernelProvisionerBase):
     )
     capture_output = traitlets.Bool(config=True, help="Whether to keep the output.")
 
+    progress = None
     identity = None
     child = None
     code = None
@@ -66,6 +67,8 @@ class TinyProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd, **kwargs):
         output = None
+        if self.progress is not None:
+            self.progress("pulling [1/3]")
         if self.capture_output:
             records_dir().mkdir(parents=True, exist_ok=True)
             output = self.log_path.open("wb")
