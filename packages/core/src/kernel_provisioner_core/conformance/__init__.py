@@ -9,7 +9,7 @@ One list of checks, two faces. With pytest, in a test module of your own::
             provisioner="my-provisioner",           # an entry point, a class, or "module:Class"
             config={"image": "..."},                # what kernel.json would say
             capabilities={Capability.INTERRUPT, Capability.EXIT_CODES},
-            expected_failures={"cleanup.zombie": "issue 12"},
+            expected_failures={"cleanup.crashed": "issue 12"},
         )
 
 In plain Python, which is what ``jupyter provisioner conform`` does::
