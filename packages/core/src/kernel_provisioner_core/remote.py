@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import threading
 from abc import abstractmethod
@@ -61,7 +62,7 @@ class LaunchRequest:
         kernel_id: The kernel's id.
         argv: The command, ready to run where the kernel runs.
         env: The kernel's whole environment, as far as it is not that of its image or host.
-        cwd: The working directory that the caller asks for, as a path on the server; may be empty.
+        cwd: The working directory that the caller asks for, else the server's own; a path on the server.
         connection_file: The path of the connection file where the kernel runs.
         connection: What that file holds, with the key; never shown.
         labels: Who made it and for what, to be attached to all that is made.
@@ -375,7 +376,7 @@ class RemoteProvisioner(KernelProvisionerBase):
             kernel_id=self.kernel_id or "",
             argv=tuple(cmd),
             env=dict(arguments.get("env") or {}),
-            cwd=str(arguments.get("cwd") or ""),
+            cwd=os.fspath(arguments.get("cwd") or os.getcwd()),
             connection_file=self.connection_file_there,
             connection={**connection, "kernel_name": kernel_name, **self.kernel_connection(info)},
             labels={
@@ -392,7 +393,7 @@ class RemoteProvisioner(KernelProvisionerBase):
         if self._handle is not None:
             if self.restarts_in_place and request == self._request:
                 try:
-                    await self._start(self._handle)
+                    await self._start(self._handle, request)
                 except KernelNotFoundError:
                     self.log.warning("Kernel %s is gone and is made anew.", self.kernel_id)
                 else:
@@ -408,18 +409,18 @@ class RemoteProvisioner(KernelProvisionerBase):
             raise
         self._handle = handle
         try:
-            await self._start(handle)
+            await self._start(handle, request)
         except BaseException:
             await self._remove_all()
             raise
 
-    async def _start(self, handle: Handle) -> None:
+    async def _start(self, handle: Handle, request: LaunchRequest) -> None:
         def start() -> None:
             self.start(handle)
             watch.started(name)
 
         watch, name = self._watch_over(handle)
-        await in_thread(start)
+        await in_thread(start, stop=request.cancelled)
 
     def _watch_over(self, handle: Handle) -> tuple[Watch, str]:
         watch, name = self.watch(handle)

@@ -170,10 +170,10 @@ class Watch(ABC):
 
     def _compare(self) -> None:
         """Hold what exists against what is watched: a kernel that is nowhere has been removed."""
-        found: dict[str, Any] = dict(self.list())
-        with Watch._lock:
+        with Watch._lock:  # before the list is made: what is added meanwhile may be missing there
             self._passed_over |= self._starting
             names = self._kernels.keys() - self._starting
+        found: dict[str, Any] = dict(self.list())
         for name in names:
             gone = KernelExit(None, "removed by somebody else")
             self._tell(name, found.get(name, gone))
