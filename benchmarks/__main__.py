@@ -126,7 +126,9 @@ def _text(row: Row) -> str:
         value = f"{row.value_is}: {_number(row.value, row.value_unit)}"
         if "interval_95" in row.more:
             low, high = row.more["interval_95"]
-            value += f" (95 %: {low:.2f} to {high:.2f})"
+            value += f" (95 %: {low:.2f} to {high:.2f}), of the minima {row.more['ratio_of_minima']:.2f}x"
+        if "paired_ratios_median" in row.more:
+            value += f", median of the pairs' {row.more['paired_ratios_median']:.2f}x"
         if row.limit is not None:
             verdict = "holds" if row.holds else "MISSED"
             value += f", at most {_number(row.limit, row.value_unit)}: {verdict}"

@@ -6,7 +6,6 @@ does not need a kernel to answer.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -15,14 +14,14 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 
-__all__ = ["LOCAL", "REFERENCE", "Contender", "kill", "pid_of", "running", "world"]
+__all__ = ["LOCAL", "REFERENCE", "Contender", "kill", "pid_of", "undisturbed", "world"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ async def kill(manager: Any) -> None:
     pidfd = os.pidfd_open(pid_of(manager))
     try:
         await manager.provisioner.kill()
-        select.select([pidfd], [], [], 10)  # what follows finds it dead and does not wait
+        ended = select.poll()  # no select(): it takes no descriptor over 1023
+        ended.register(pidfd, select.POLLIN)
+        ended.poll(10_000)  # what follows finds it dead and does not wait
     finally:
         os.close(pidfd)
     await manager.provisioner.wait()
@@ -101,12 +102,19 @@ async def kill(manager: Any) -> None:
     await manager.cleanup_resources()
 
 
-@contextlib.asynccontextmanager
-async def running(manager: Any) -> AsyncIterator[Any]:
-    """Run a kernel for the time of the body."""
-    await manager.start_kernel()
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Go before all other processes while microseconds are counted, where the system lets us (root).
+
+    A real-time class, which children inherit; for what uses little. A start in which the child waits for a
+    processor measures the neighbours.
+    """
     try:
-        yield manager
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
     finally:
-        await kill(manager)
-        await asyncio.sleep(0)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

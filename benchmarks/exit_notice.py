@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 
 import worker
-from contender import LOCAL, REFERENCE, Contender, pid_of
+from contender import LOCAL, REFERENCE, Contender, pid_of, undisturbed
 from measurement import Plan, Row, Samples, at_most, measurement, told
 
 LIMIT = 0.010
@@ -25,7 +25,8 @@ LIMIT = 0.010
 def exit_notice(plan: Plan) -> Iterable[Row]:
     """From a kernel's end to the return of wait()."""
     late: dict[str, list[float]] = {LOCAL.name: [], REFERENCE.name: []}
-    watcher = worker.start("exit_notice:watch")
+    with undisturbed():
+        watcher = worker.start("exit_notice:watch")
     dice = random.Random(1)
 
     async def run() -> None:
@@ -35,7 +36,8 @@ def exit_notice(plan: Plan) -> Iterable[Row]:
                 late[contender.name].append(await wait_once(contender, watcher, dice))
 
     try:
-        asyncio.run(run())
+        with undisturbed():
+            asyncio.run(run())
     finally:
         watcher.communicate(timeout=10)
     yield at_most(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from contender import LOCAL, REFERENCE, Contender, kill
+from contender import LOCAL, REFERENCE, Contender, kill, undisturbed
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from measurement import Plan, Row, measurement, ratio_row, told
 
@@ -29,7 +29,8 @@ def preparation(plan: Plan) -> Iterable[Row]:
                 if number >= 5:  # the first ones fill caches
                     taken[contender.name].append(seconds)
 
-    asyncio.run(run())
+    with undisturbed():
+        asyncio.run(run())
 
     def of(contender: Contender, *steps: str) -> tuple[str, list[float]]:
         return contender.name, [sum(one[s] for s in steps) for one in taken[contender.name]]

@@ -1,6 +1,7 @@
 """Launches at once take turns in the event loop."""
 
 import asyncio
+import itertools
 
 import pytest
 from kernel_provisioner_core.turns import turn
@@ -35,7 +36,7 @@ async def test_between_two_launches_others_have_the_loop():
     launches = [name for name in seen if name != "other"]
     assert launches == ["a", "a", "b", "c", "b", "c"]  # when "a" began, nobody else was waiting
     after = seen[seen.index("b") :]
-    for one, next_one in zip(after, after[1:], strict=False):
+    for one, next_one in itertools.pairwise(after):
         assert "other" in (one, next_one)
 
 
@@ -44,7 +45,7 @@ async def test_a_cancelled_launch_gives_its_turn_to_the_next():
     await asyncio.sleep(0)
     launches[1].cancel()
     launches[2].cancel()
-    done, pending = await asyncio.wait(launches, timeout=10)
+    _, pending = await asyncio.wait(launches, timeout=10)
     assert not pending
     assert [launch.cancelled() for launch in launches] == [False, True, True, False]
 

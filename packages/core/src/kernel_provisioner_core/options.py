@@ -6,7 +6,6 @@ adds the unit and an example value.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -86,6 +85,8 @@ def check_option_names(provisioner_class: type[Configurable], names: Iterable[st
     for name in names:
         if name in known:
             continue
+        import difflib
+
         near = difflib.get_close_matches(name, known, n=1)
         nearest = f"Did you mean {near[0]!r}?" if near else ""
         options = ", ".join(sorted(known)) or "none"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +60,8 @@ def _start_time(pid: int) -> str | None:
         return None if state in b"ZX" else f"{start.decode()}@{_boot_id()}"
     if _PLATFORM == "win32":
         return ""  # jupyter_client has no better there either; a pid is not reused soon
+    import subprocess
+
     found = subprocess.run(
         ["ps", "-o", "state=,lstart=", "-p", str(pid)],
         capture_output=True,

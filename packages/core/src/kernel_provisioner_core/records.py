@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import getpass
 import json
 import os
-import platform
 import re
+import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,8 @@ from kernel_provisioner_core.connection import jupyter_runtime_dir, write_privat
 from kernel_provisioner_core.processes import ProcessIdentity
 
 __all__ = ["KernelRecord", "Owner", "path_of", "read_records", "records_dir", "remove_record", "write_record"]
+
+_ISO_8601 = "%Y-%m-%dT%H:%M:%S+00:00"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Owner:
 
     def is_running(self) -> bool | None:
         """Return whether the owner still runs; None if it is on another machine and nobody here knows."""
-        if self.host != platform.node():
+        if self.host != _host():
             return None
         return ProcessIdentity(self.pid, self.start_time).is_running()
 
@@ -73,7 +73,7 @@ class KernelRecord:
     info: dict[str, Any] = field(repr=False)
     options: dict[str, Any] = field(default_factory=dict)
     owner: Owner = field(default_factory=Owner.this_process)
-    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds"))
+    created: str = field(default_factory=lambda: time.strftime(_ISO_8601, time.gmtime()))
 
 
 def records_dir() -> Path:
@@ -118,10 +118,18 @@ def read_records() -> list[KernelRecord]:
 
 @functools.lru_cache(maxsize=1)  # the process as argument keeps it right after a fork
 def _owner_of(process: ProcessIdentity) -> Owner:
-    return Owner(platform.node(), process.pid, process.start_time, _user())
+    return Owner(_host(), process.pid, process.start_time, _user())
+
+
+def _host() -> str:
+    import platform  # records come with the first kernel, and importing core is to be quick
+
+    return platform.node()
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a uid without a name, as containers have it
