@@ -53,13 +53,13 @@ class Frames:
         """
         position = 0
         while position < len(data):
-            if not self._left:
+            if self._left == 0:
                 taken, whole = self._read_head(data[position:])
                 position += taken
                 if not whole:
                     return
                 self._starts = self._opcode != _CONTINUATION
-                if not self._left:
+                if self._left == 0:
                     yield self._opcode, self._starts, data[:0]
                     continue
                 if position == len(data):

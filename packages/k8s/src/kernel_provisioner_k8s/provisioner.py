@@ -426,9 +426,6 @@ class KubernetesProvisioner(RemoteProvisioner):
         """Signal the kernel and its descendants by a command in its container; see `signalling`."""
         from kernel_provisioner_k8s.client import CommandUnavailableError
 
-        argv = (
-            self._request.argv if self._request else getattr(self.kernel_spec, "argv", None) or ()
-        )
         pod = self._pod_watch(handle).pod(handle["name"])
         if pod and not status.has_started(pod):
             if signum in (_SIGKILL, _SIGTERM):
