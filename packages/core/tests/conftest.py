@@ -1,5 +1,6 @@
 """File systems that are full or read-only, for real."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def mount(tmp_path):
 def full_disk(mount):
     """Return a directory on a file system without a free byte."""
     where = mount("size=64k")
-    with pytest.raises(OSError, match="No space left"), (where / "filler").open("wb", buffering=0) as file:
+    with (where / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
     return where

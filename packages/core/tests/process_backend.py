@@ -68,9 +68,10 @@ class DaemonWatch(Watch):
         yield "", None
         while True:
             with self.daemon.changed:
-                self.daemon.changed.wait_for(
-                    lambda: self.interrupted or self.daemon.away or len(self.daemon.news) > position
-                )
+                while not (
+                    self.interrupted or self.daemon.away or len(self.daemon.news) > position
+                ):
+                    self.daemon.changed.wait()
                 if self.interrupted:
                     self.interrupted = False
                     return
@@ -110,7 +111,10 @@ class ProcessProvisioner(RemoteProvisioner):
     def start(self, handle):
         if not os.path.isdir(handle["folder"]):
             raise KernelNotFoundError("The directory is gone.")
-        argv = [word.replace("connection.json", handle["folder"] + "/connection.json") for word in handle["argv"]]
+        argv = [
+            word.replace("connection.json", handle["folder"] + "/connection.json")
+            for word in handle["argv"]
+        ]
         try:
             DAEMON.start(handle["folder"], argv, handle["env"])
         except FileNotFoundError as error:

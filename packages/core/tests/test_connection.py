@@ -6,6 +6,7 @@ import stat
 import threading
 
 import pytest
+
 from kernel_provisioner_core import (
     ConfigurationError,
     ConnectionFileInvalidError,
@@ -175,7 +176,9 @@ def test_binary_rubbish_is_refused(tmp_path):
 def test_a_file_that_others_can_read_is_refused(tmp_path):
     path, _ = write_connection_file(tmp_path / "k.json", key=b"secret")
     os.chmod(path, 0o644)
-    with pytest.raises(ConnectionFileInvalidError, match=r"read by other users \(mode 0644\)") as info:
+    with pytest.raises(
+        ConnectionFileInvalidError, match=r"read by other users \(mode 0644\)"
+    ) as info:
         read_connection_file(path)
     assert "secret" not in str(info.value)
 

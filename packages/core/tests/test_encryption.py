@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import zmq
+
 from kernel_provisioner_core import ConfigurationError
 from kernel_provisioner_core.encryption import curve_keypair, curve_wanted
 

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+
 from kernel_provisioner_core import errors
 from kernel_provisioner_core.errors import KernelProvisionerError, LaunchError
 
@@ -11,7 +12,9 @@ ERRORS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
 
 def test_the_drawing_shows_every_error_and_its_built_in_base():
     for cls in ERRORS:
-        drawn = next(line for line in errors.__doc__.splitlines() if f" {cls.__name__}" in f" {line}")
+        drawn = next(
+            line for line in errors.__doc__.splitlines() if f" {cls.__name__}" in f" {line}"
+        )
         for base in cls.__bases__:
             if base is not Exception and not issubclass(base, KernelProvisionerError):
                 assert f"{cls.__name__} ({base.__name__})" in drawn

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from jupyter_client.kernelspec import KernelSpec
+
 from kernel_provisioner_core import (
     ConfigurationError,
     KernelProvisionerFactory,
@@ -22,7 +23,9 @@ def site(tmp_path, monkeypatch):
     def install(distribution, name, value):
         folder = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
         (folder / "entry_points.txt").write_text(
             f"[jupyter_client.kernel_provisioners]\n{name} = {value}\n"
         )
@@ -43,14 +46,21 @@ def factory():
 
 
 def spec(stanza=None):
-    return KernelSpec(display_name="K", metadata={} if stanza is None else {"kernel_provisioner": stanza})
+    return KernelSpec(
+        display_name="K", metadata={} if stanza is None else {"kernel_provisioner": stanza}
+    )
 
 
 def test_a_provisioner_gets_id_spec_parent_and_config(site, factory):
     site("one", "one", "one_module:Provisioner")
     kernel_spec = spec({"provisioner_name": "one", "config": {"image": "a"}})
     made = factory.create_provisioner_instance("k-1", kernel_spec, None)
-    assert made.kwargs == {"kernel_id": "k-1", "kernel_spec": kernel_spec, "parent": None, "image": "a"}
+    assert made.kwargs == {
+        "kernel_id": "k-1",
+        "kernel_spec": kernel_spec,
+        "parent": None,
+        "image": "a",
+    }
 
 
 def test_the_kernelspec_is_not_changed(site, factory):
@@ -70,7 +80,9 @@ def test_a_provisioner_that_is_installed_later_is_found(site, factory):
 
 def test_what_is_missing_is_named_with_what_to_install(factory, caplog):
     kernel_spec = spec({"provisioner_name": "kernel-provisioner-slurm"})
-    with pytest.raises(ProvisionerNotFoundError, match="'kernel-provisioner-slurm' is not installed") as info:
+    with pytest.raises(
+        ProvisionerNotFoundError, match="'kernel-provisioner-slurm' is not installed"
+    ) as info:
         factory.create_provisioner_instance("k-1", kernel_spec, None)
     assert "pip install kernel-provisioner-slurm" in info.value.hint
     assert isinstance(info.value, ModuleNotFoundError)  # what callers of jupyter_client catch
@@ -97,7 +109,9 @@ def test_two_distributions_that_claim_one_name_are_named(site, factory):
 def test_a_provisioner_that_cannot_be_imported_is_named(site, factory, tmp_path):
     site("broken", "broken", "broken_module:Provisioner")
     (tmp_path / "broken_module.py").write_text("import no_such_module\n")
-    with pytest.raises(ProvisionerNotFoundError, match="of broken 1.0 cannot be loaded: No module named"):
+    with pytest.raises(
+        ProvisionerNotFoundError, match=r"of broken 1\.0 cannot be loaded: No module named"
+    ):
         factory.create_provisioner_instance("k-1", spec({"provisioner_name": "broken"}), None)
 
 

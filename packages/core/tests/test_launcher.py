@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from kernel_provisioner_core import CommandNotFoundError, LaunchError, launch_kernel
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="sessions and groups are POSIX")
@@ -20,7 +21,9 @@ def output_of(cmd, **kw):
 
 @posix_only
 def test_a_kernel_leads_its_own_session_and_group():
-    out = output_of([sys.executable, "-c", "import os; print(os.getpid(), os.getsid(0), os.getpgrp())"])
+    out = output_of(
+        [sys.executable, "-c", "import os; print(os.getpid(), os.getsid(0), os.getpgrp())"]
+    )
     assert len(set(out.split())) == 1
 
 
@@ -104,7 +107,9 @@ def test_a_missing_interpreter_is_named(tmp_path):
     script = tmp_path / "kernel"
     script.write_text("#!/opt/no/python -u\n")
     script.chmod(0o755)
-    with pytest.raises(CommandNotFoundError, match=r"exists, but the interpreter '/opt/no/python -u'"):
+    with pytest.raises(
+        CommandNotFoundError, match=r"exists, but the interpreter '/opt/no/python -u'"
+    ):
         launch_kernel([str(script)])
 
 

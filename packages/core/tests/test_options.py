@@ -2,15 +2,18 @@
 
 import pytest
 import traitlets
+from traitlets.config import Configurable
+
 from kernel_provisioner_core import ConfigurationError
 from kernel_provisioner_core.options import Option, check_option_names, json_schema, options_of
-from traitlets.config import Configurable
 
 
 class Provisioner(Configurable):
     """A class with one option of each kind."""
 
-    image = traitlets.Unicode(config=True, help="The image.\n   It has a default: none.").tag(example="a")
+    image = traitlets.Unicode(config=True, help="The image.\n   It has a default: none.").tag(
+        example="a"
+    )
     launch_timeout = traitlets.Float(60.0, min=0, config=True, help="Time.").tag(unit="seconds")
     pull_policy = traitlets.Enum(["always", "never"], "never", config=True, help="When.")
     mounts = traitlets.List(traitlets.Unicode(), config=True, help="Mounts.")
@@ -23,7 +26,16 @@ class Provisioner(Configurable):
 
 def test_options_are_the_configurable_traits_by_name():
     names = [option.name for option in options_of(Provisioner)]
-    assert names == ["env", "gpu", "image", "init", "launch_timeout", "mounts", "pull_policy", "user"]
+    assert names == [
+        "env",
+        "gpu",
+        "image",
+        "init",
+        "launch_timeout",
+        "mounts",
+        "pull_policy",
+        "user",
+    ]
 
 
 def test_an_option_tells_all_about_itself():

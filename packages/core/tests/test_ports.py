@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import zmq
+
 from kernel_provisioner_core.errors import ConfigurationError
 from kernel_provisioner_core.ports import PortReservation, can_hold_ports
 
@@ -79,7 +80,9 @@ def test_a_port_that_is_in_use_is_named_and_the_others_are_let_go():
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         taken = listener.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"Port {taken} of 127.0.0.1 is in use") as info:
+        with pytest.raises(
+            ConfigurationError, match=f"Port {taken} of 127.0.0.1 is in use"
+        ) as info:
             PortReservation("127.0.0.1", [0, taken])
         assert "stop that process" in info.value.hint
 

@@ -12,6 +12,7 @@ import pytest
 import traitlets
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
+
 from kernel_provisioner_core import (
     ConfigurationError,
     ConnectionFileWriteError,
@@ -67,7 +68,12 @@ def manager(tmp_path):
 
 def spec(config=None, **fields):
     stanza = {"provisioner_name": "some-provisioner", "config": config or {}}
-    fields = {"argv": ["kernel", "-f", "{connection_file}"], "display_name": "K", "language": "x", **fields}
+    fields = {
+        "argv": ["kernel", "-f", "{connection_file}"],
+        "display_name": "K",
+        "language": "x",
+        **fields,
+    }
     metadata = {"kernel_provisioner": stanza, **fields.pop("metadata", {})}
     return KernelSpec(metadata=metadata, **fields)
 
@@ -88,7 +94,9 @@ def test_options_arrive_as_keyword_arguments():
 
 
 def test_an_unknown_option_of_kernel_json_is_refused_with_the_nearest():
-    with pytest.raises(ConfigurationError, match="Provisioner has no option 'imgae'. Did you mean 'image'"):
+    with pytest.raises(
+        ConfigurationError, match=r"Provisioner has no option 'imgae'\. Did you mean 'image'"
+    ):
         Provisioner(kernel_spec=spec({"imgae": "a"}), imgae="a")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from kernel_provisioner_core.processes import ProcessIdentity
 from kernel_provisioner_core.records import (
     KernelRecord,

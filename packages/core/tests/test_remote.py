@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+
 from kernel_provisioner_core import KernelExit, KernelNotFoundError, LaunchError, LaunchTimeoutError
 from kernel_provisioner_core.conformance import kernel as tiny_kernel
 from kernel_provisioner_core.records import read_records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from process_backend import DAEMON, ProcessProvisioner  # noqa: E402
+from process_backend import DAEMON, ProcessProvisioner
 
 TINY = [sys.executable, tiny_kernel.__file__, "-f", "{connection_file}"]
 
@@ -35,7 +36,9 @@ def make(tmp_path):
 
     def make(argv=TINY, manager_class=AsyncKernelManager, **options):
         manager = manager_class(connection_file=str(tmp_path / "runtime" / f"k-{len(made)}.json"))
-        manager._kernel_spec = KernelSpec(argv=argv, display_name="K", language="python", env={"FROM_SPEC": "1"})
+        manager._kernel_spec = KernelSpec(
+            argv=argv, display_name="K", language="python", env={"FROM_SPEC": "1"}
+        )
         manager.provisioner = ProcessProvisioner(
             kernel_id=f"k-{len(made)}", kernel_spec=manager.kernel_spec, parent=manager, **options
         )

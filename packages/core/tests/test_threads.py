@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from kernel_provisioner_core.threads import in_thread, start_thread
 
 

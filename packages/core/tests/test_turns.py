@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import pytest
+
 from kernel_provisioner_core.turns import turn
 
 

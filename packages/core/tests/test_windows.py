@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+
 from kernel_provisioner_core import launcher, windows
 
 

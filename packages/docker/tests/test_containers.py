@@ -4,6 +4,7 @@ import io
 import tarfile
 
 import pytest
+
 from kernel_provisioner_core import ConfigurationError
 from kernel_provisioner_core.remote import LaunchRequest
 from kernel_provisioner_docker.containers import (
@@ -42,7 +43,13 @@ def test_a_plain_container():
     assert body() == {
         "Image": "img",
         "Entrypoint": [""],
-        "Cmd": ["python3", "-m", "ipykernel_launcher", "-f", "/.kernel-provisioner/connection.json"],
+        "Cmd": [
+            "python3",
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "/.kernel-provisioner/connection.json",
+        ],
         "Env": ["A=1", "B=2", "TINI_KILL_PROCESS_GROUP=1"],
         "User": "",
         "WorkingDir": "",
@@ -57,7 +64,8 @@ def test_a_plain_container():
             "Mounts": [],
             "RestartPolicy": {"Name": "no"},
             "PortBindings": {
-                f"{53170 + n}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(40001 + n)}] for n in range(5)
+                f"{53170 + n}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(40001 + n)}]
+                for n in range(5)
             },
         },
     }
@@ -91,7 +99,12 @@ def test_a_container_with_every_option():
         "ExtraHosts": ["db:10.0.0.5"],
         "Mounts": [
             {"Type": "bind", "Source": "/srv/data", "Target": "/data", "ReadOnly": True},
-            {"Type": "tmpfs", "Target": "/scratch", "ReadOnly": False, "TmpfsOptions": {"SizeBytes": 1024}},
+            {
+                "Type": "tmpfs",
+                "Target": "/scratch",
+                "ReadOnly": False,
+                "TmpfsOptions": {"SizeBytes": 1024},
+            },
         ],
         "RestartPolicy": {"Name": "no"},
         "NetworkMode": "net",
@@ -129,7 +142,9 @@ def test_no_secret_is_in_the_body():
     assert "secret" not in repr(REQUEST)
 
 
-@pytest.mark.parametrize("target", ["/", "/.kernel-provisioner", "/.kernel-provisioner/connection.json"])
+@pytest.mark.parametrize(
+    "target", ["/", "/.kernel-provisioner", "/.kernel-provisioner/connection.json"]
+)
 def test_a_mount_that_would_hide_the_connection_file_is_refused(target):
     with pytest.raises(ConfigurationError, match="would hide the connection file"):
         body(mounts=(Mount("tmpfs", target),))
@@ -149,7 +164,14 @@ def test_malformed_resources_are_refused(resources):
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [(1024, 1024), ("1024", 1024), ("512m", 512 << 20), ("2g", 2 << 30), ("2Gi", 2 << 30), ("1.5k", 1536)],
+    [
+        (1024, 1024),
+        ("1024", 1024),
+        ("512m", 512 << 20),
+        ("2g", 2 << 30),
+        ("2Gi", 2 << 30),
+        ("1.5k", 1536),
+    ],
 )
 def test_amounts_of_memory(text, number):
     assert memory_bytes(text) == number
@@ -159,10 +181,22 @@ def test_amounts_of_memory(text, number):
 
 
 def test_the_archive_holds_a_private_directory_and_a_private_file():
-    with tarfile.open(fileobj=io.BytesIO(connection_archive("text", 1000, 100, directory="dir"))) as archive:
+    with tarfile.open(
+        fileobj=io.BytesIO(connection_archive("text", 1000, 100, directory="dir"))
+    ) as archive:
         folder, file = archive.getmembers()
-        assert (folder.name, oct(folder.mode), folder.uid, folder.gid) == ("dir", "0o700", 1000, 100)
-        assert (file.name, oct(file.mode), file.uid, file.gid) == ("dir/connection.json", "0o600", 1000, 100)
+        assert (folder.name, oct(folder.mode), folder.uid, folder.gid) == (
+            "dir",
+            "0o700",
+            1000,
+            100,
+        )
+        assert (file.name, oct(file.mode), file.uid, file.gid) == (
+            "dir/connection.json",
+            "0o600",
+            1000,
+            100,
+        )
         assert archive.extractfile(file).read() == b"text"
 
 
@@ -222,7 +256,15 @@ def test_mounts_in_all_their_forms(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "mount", ["/only-source", "a:b", "a:/b:rx", 3, {"type": "nfs", "target": "/x"}, {"target": "/x", "sorce": "/y"}]
+    "mount",
+    [
+        "/only-source",
+        "a:b",
+        "a:/b:rx",
+        3,
+        {"type": "nfs", "target": "/x"},
+        {"target": "/x", "sorce": "/y"},
+    ],
 )
 def test_a_malformed_mount_is_quoted(mount):
     with pytest.raises(ConfigurationError, match="is malformed"):

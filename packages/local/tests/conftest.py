@@ -21,7 +21,9 @@ def small_group():
             continue
         try:
             (group / limit).write_text(str(50 << 20))
-            swap = group / ("memory.swap.max" if limit == "memory.max" else "memory.memsw.limit_in_bytes")
+            swap = group / (
+                "memory.swap.max" if limit == "memory.max" else "memory.memsw.limit_in_bytes"
+            )
             if swap.exists():
                 swap.write_text("0" if limit == "memory.max" else str(50 << 20))
             yield group / "cgroup.procs"

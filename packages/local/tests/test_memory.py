@@ -4,6 +4,7 @@ import subprocess
 
 from kernel_provisioner_local.memory import MemoryWatch
 
+
 def test_an_out_of_memory_kill_is_recognised(hungry):
     watch = MemoryWatch()
     process = subprocess.Popen(hungry)

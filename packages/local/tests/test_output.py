@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+
 from kernel_provisioner_local.output import OutputLog, tail_of
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+
 from kernel_provisioner_core import KernelNotFoundError, launch_kernel
 from kernel_provisioner_core.exits import UNKNOWN_EXIT_CODE
 from kernel_provisioner_core.processes import ProcessIdentity
@@ -69,7 +70,9 @@ async def test_several_tasks_may_wait_and_one_may_give_up(start):
 def test_several_event_loops_may_wait(start):
     child = start("sleep", "60")
     codes = []
-    threads = [threading.Thread(target=lambda: codes.append(asyncio.run(child.wait()))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: codes.append(asyncio.run(child.wait()))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     child.signal_group(signal.SIGTERM)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+
 from kernel_provisioner_core import (
     CommandNotFoundError,
     ConfigurationError,
@@ -122,7 +123,10 @@ async def test_the_environment_option_comes_on_top(make, monkeypatch):
     monkeypatch.setenv("BASE", "base")
     manager = make(env={"A": "${BASE}/a"})
     await manager.start_kernel()
-    assert await run(manager, "import os; print(os.environ['A'], os.environ['BASE'])") == "base/a base\n"
+    assert (
+        await run(manager, "import os; print(os.environ['A'], os.environ['BASE'])")
+        == "base/a base\n"
+    )
     await manager.shutdown_kernel(now=True)
 
 
@@ -217,7 +221,10 @@ async def test_wait_returns_the_code_to_everybody_and_again(make):
     manager = make(["sh", "-c", "exit 3"])
     await manager.start_kernel()
     provisioner = manager.provisioner
-    assert await asyncio.wait_for(asyncio.gather(*[provisioner.wait() for _ in range(3)]), 60) == [3] * 3
+    assert (
+        await asyncio.wait_for(asyncio.gather(*[provisioner.wait() for _ in range(3)]), 60)
+        == [3] * 3
+    )
     assert not provisioner.has_process
     assert await provisioner.wait() == 3
     assert await provisioner.poll() == 3
@@ -236,7 +243,9 @@ async def test_signals_to_a_dead_kernel_are_silent(make):
     await provisioner.cleanup()
 
 
-async def test_a_kernel_of_another_user_cannot_be_signalled_but_a_shutdown_goes_on(make, monkeypatch, caplog):
+async def test_a_kernel_of_another_user_cannot_be_signalled_but_a_shutdown_goes_on(
+    make, monkeypatch, caplog
+):
     manager = make(["sleep", "60"])
     manager.log = logging.getLogger("test")
     await manager.start_kernel()
@@ -287,7 +296,9 @@ async def test_only_the_final_cleanup_removes_anything(make, runtime_dir):
 
 async def test_a_missing_command_leaves_nothing_and_the_manager_can_start_again(make):
     manager = make(["no-such-kernel"])
-    with pytest.raises(CommandNotFoundError, match="'no-such-kernel' does not exist on the PATH") as info:
+    with pytest.raises(
+        CommandNotFoundError, match="'no-such-kernel' does not exist on the PATH"
+    ) as info:
         await manager.start_kernel()
     assert info.value.kernel_id == manager.kernel_id
     assert not manager.has_kernel
@@ -353,7 +364,9 @@ def orphan(runtime_dir):
 
 async def test_a_fresh_process_adopts_talks_to_restarts_and_ends_a_kernel(orphan, make):
     manager = make()
-    manager.provisioner = provisioner = LocalProvisioner(parent=manager, kernel_spec=manager.kernel_spec)
+    manager.provisioner = provisioner = LocalProvisioner(
+        parent=manager, kernel_spec=manager.kernel_spec
+    )
     await provisioner.load_provisioner_info(orphan)
     assert provisioner.has_process
     assert await provisioner.poll() is None
@@ -422,7 +435,15 @@ async def test_an_encrypted_kernel_answers_and_keeps_its_keys(make):
 
 
 async def test_ten_restarts_in_a_row_come_back_on_the_same_ports(make):
-    manager = make([sys.executable, "-m", "kernel_provisioner_core.conformance.kernel", "-f", "{connection_file}"])
+    manager = make(
+        [
+            sys.executable,
+            "-m",
+            "kernel_provisioner_core.conformance.kernel",
+            "-f",
+            "{connection_file}",
+        ]
+    )
     await manager.start_kernel()
     ports = manager.ports
     for _ in range(10):

@@ -255,7 +255,9 @@ def create_private_file(path: str | os.PathLike[str], text: str) -> None:
         try:
             # Windows keeps access rights elsewhere; the mode bits there say nothing.
             if sys.platform != "win32" and os.fstat(fd).st_mode & 0o077:
-                raise PermissionError(errno.EPERM, "The file system does not keep files private", path)
+                raise PermissionError(
+                    errno.EPERM, "The file system does not keep files private", path
+                )
             data = text.encode()
             while data:
                 data = data[os.write(fd, data) :]

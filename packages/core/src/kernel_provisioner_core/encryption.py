@@ -29,9 +29,12 @@ def curve_wanted(policy: object, kernel_spec: Any, transport: str) -> bool:
         ConfigurationError: The policy is unknown, or `required` and cannot be kept.
     """
     policy = str(policy).lower()
+    if policy == "disabled":
+        return False
     if policy not in _POLICIES:
         raise ConfigurationError(
-            f"transport_encryption is {policy!r}.", hint=f"It has to be one of {', '.join(_POLICIES)}."
+            f"transport_encryption is {policy!r}.",
+            hint=f"It has to be one of {', '.join(_POLICIES)}.",
         )
     possible = kernel_supports_curve(kernel_spec) and transport in ("tcp", "ipc")
     if policy == "required" and not possible:
@@ -40,7 +43,7 @@ def curve_wanted(policy: object, kernel_spec: Any, transport: str) -> bool:
             hint='If it can (ipykernel from 7.3 on), put "supported_encryption": ["curve"] under "metadata" '
             "in kernel.json.",
         )
-    return policy != "disabled" and possible
+    return possible
 
 
 def kernel_supports_curve(kernel_spec: Any) -> bool:

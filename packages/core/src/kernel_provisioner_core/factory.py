@@ -75,7 +75,9 @@ class KernelProvisionerFactory(SingletonConfigurable):
         name, config = self._stanza(kernel_spec)
         provisioner_class = _load(self._entry_point(name))
         self.log.debug("Kernel %r is provisioned by %s.", _display_name(kernel_spec), name)
-        return provisioner_class(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config)
+        return provisioner_class(
+            kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config
+        )
 
     def get_provisioner_entries(self) -> dict[str, str]:
         """Return the installed provisioners: name to `module:Class`.

@@ -63,7 +63,9 @@ def launch_kernel(
     interrupt_event: Any = None
     if sys.platform == "win32":
         interrupt_event = _add_windows_arguments(arguments, independent, kw.pop("creationflags", 0))
-    elif "process_group" not in kw:  # a session leader cannot join a group: the caller has to choose
+    elif (
+        "process_group" not in kw
+    ):  # a session leader cannot join a group: the caller has to choose
         arguments["start_new_session"] = True
     arguments.update(kw)
 

@@ -131,9 +131,15 @@ def _bare_schema(trait: Any) -> dict[str, Any]:
         }
     for kind, name in _JSON_TYPES:
         if isinstance(trait, kind):
-            limits = {"minimum": getattr(trait, "min", None), "maximum": getattr(trait, "max", None)}
+            limits = {
+                "minimum": getattr(trait, "min", None),
+                "maximum": getattr(trait, "max", None),
+            }
             # a float without a limit has an infinite one
-            return {"type": name, **{k: v for k, v in limits.items() if v is not None and abs(v) < math.inf}}
+            return {
+                "type": name,
+                **{k: v for k, v in limits.items() if v is not None and abs(v) < math.inf},
+            }
     return {}
 
 

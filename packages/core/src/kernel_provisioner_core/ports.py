@@ -38,9 +38,10 @@ class PortReservation:
         """Bind one socket for each wanted port, all or none."""
         self.ip = ip
         self._sockets: list[socket.socket] = []
+        family = _family(ip)
         try:
             for port in ports:
-                self._sockets.append(_hold(ip, port))
+                self._sockets.append(_hold(family, ip, port))
         except BaseException:
             self.release()
             raise
@@ -86,8 +87,8 @@ def _family(ip: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
-def _hold(ip: str, port: int) -> socket.socket:
-    held = socket.socket(_family(ip))
+def _hold(family: socket.AddressFamily, ip: str, port: int) -> socket.socket:
+    held = socket.socket(family)
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((ip, port))

@@ -32,8 +32,8 @@ from kernel_provisioner_core.errors import ConfigurationError, ConnectionFileErr
 from kernel_provisioner_core.exits import KernelExit
 from kernel_provisioner_core.options import check_option_names
 from kernel_provisioner_core.ports import PortReservation, can_hold_ports
-from kernel_provisioner_core.turns import turn
 from kernel_provisioner_core.records import KernelRecord, remove_record, write_record
+from kernel_provisioner_core.turns import turn
 
 __all__ = ["KernelProvisionerBase"]
 
@@ -60,7 +60,9 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         ConfigurationError: kernel.json has an option that the class does not have, or of the wrong type.
     """
 
-    kernel_spec = traitlets.Any(None, allow_none=True, help="The kernelspec that is launched, or None.")
+    kernel_spec = traitlets.Any(
+        None, allow_none=True, help="The kernelspec that is launched, or None."
+    )
     kernel_id = traitlets.Unicode(None, allow_none=True, help="The kernel's id, or None.")
 
     connection_info: KernelConnectionInfo
@@ -89,6 +91,7 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         self._managers_ports: dict[str, int] = {}
         self._connection_file = ""
         self._launched = False
+        self._follows_restarter = False
 
     # -- what a backend has to do ---------------------------------------------------------------
 
@@ -143,8 +146,8 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel and return how it is reached; `has_process` is True from then on.
 
-        Called once for a start and once for each restart, with what `pre_launch` returned. It does everything or nothing: on an
-        error or a cancellation, what it had made is removed before that leaves.
+        Called once for a start and once for each restart, with what `pre_launch` returned. It does
+        everything or nothing: on an error or a cancellation, what it had made is removed before that leaves.
 
         Args:
             cmd: The command.
@@ -181,8 +184,8 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Prepare a launch: hold the ports, mint the keys, write the connection file, complete the environment.
 
-        Called before each launch, the first one and those of restarts; ports and keys are the same each time. Without a manager
-        (`parent` is None) the connection file is a new one in Jupyter's runtime directory.
+        Called before each launch, the first one and those of restarts; ports and keys are the same each
+        time. Without a manager (`parent` is None) the connection file is a new one in Jupyter's runtime directory.
 
         Args:
             **kwargs: What the caller of `start_kernel` passed: `env` (by default this process's), `cwd`,
@@ -212,8 +215,15 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         return {**kwargs, "env": env}
 
     async def post_launch(self, **kwargs: Any) -> None:
-        """Do what is left to do once the manager watches over the kernel; called after each launch."""
+        """Do what is left to do once the manager watches over the kernel; called after each launch.
+
+        Overriding methods call this one: it has everything removed should the manager give the kernel up.
+        """
         self._launched = True
+        add_callback = getattr(self._manager, "add_restart_callback", None)
+        if add_callback is not None and not self._follows_restarter:
+            add_callback(self._given_up, "dead")
+            self._follows_restarter = True
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         """Return all that a fresh process needs in order to manage the running kernel, as JSON values.
@@ -343,15 +353,34 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         try:
             write_record(record)
         except OSError as error:
-            self.log.warning("`jupyter provisioner ps` will not list kernel %s: %s", self.kernel_id, error)
+            self.log.warning(
+                "`jupyter provisioner ps` will not list kernel %s: %s", self.kernel_id, error
+            )
 
     def _report_exit(self, ended: KernelExit) -> None:
         """Tell the log, and the reader of the server's kernel list, how a kernel ended that nobody has ended."""
         level = logging.INFO if ended.code == 0 else logging.WARNING
         output = f" Its last output:\n{ended.output}" if ended.output else ""
         self.log.log(level, "Kernel %s: %s.%s", self.kernel_id, ended.reason, output)
-        if hasattr(self._manager, "reason"):  # jupyter_server puts it there, and into its kernel list
+        if hasattr(
+            self._manager, "reason"
+        ):  # jupyter_server puts it there, and into its kernel list
             self._manager.reason = ended.reason
+
+    def _given_up(self) -> None:
+        """Clean up after a kernel that its manager's restarter has given up: nobody else is told to.
+
+        jupyter_server forgets such a kernel without a further call. Called by the restarter, in an event
+        loop or in none.
+        """
+        import asyncio
+
+        from kernel_provisioner_core.threads import start_thread
+
+        def clean_up() -> None:
+            asyncio.run(self.cleanup())
+
+        start_thread(clean_up)
 
     def _redact(self, text: str) -> str:
         """Return a text (a kernel's output, a log line) without this kernel's keys."""
@@ -370,7 +399,10 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
             self._prepare_own_connection(policy or "disabled")
             return
         policy = policy or getattr(manager, "transport_encryption", "disabled")
-        if curve_wanted(policy, self.kernel_spec, manager.transport) and not manager.curve_publickey:
+        if (
+            curve_wanted(policy, self.kernel_spec, manager.transport)
+            and not manager.curve_publickey
+        ):
             manager.curve_publickey, manager.curve_secretkey = curve_keypair()
         if manager.transport == "tcp":
             wanted = [getattr(manager, name) for name in PORT_NAMES]
@@ -383,7 +415,9 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
     def _prepare_own_connection(self, policy: object) -> None:
         info = self.connection_info
         if not info:
-            keys = curve_keypair() if curve_wanted(policy, self.kernel_spec, "tcp") else (None, None)
+            keys = (
+                curve_keypair() if curve_wanted(policy, self.kernel_spec, "tcp") else (None, None)
+            )
             ports = self._hold_ports("127.0.0.1", [0] * len(PORT_NAMES))
             name = f"kernel-{self.kernel_id or os.urandom(8).hex()}.json"
             self._connection_file = os.path.join(jupyter_runtime_dir(), name)
@@ -470,7 +504,9 @@ def _options_in(kernel_spec: Any) -> Mapping[str, Any]:
 
 def _name_of(provisioner: KernelProvisionerBase) -> str:
     """Return the name that kernel.json has for the provisioner, else `module:Class`."""
-    stanza = (getattr(provisioner.kernel_spec, "metadata", None) or {}).get("kernel_provisioner") or {}
+    stanza = (getattr(provisioner.kernel_spec, "metadata", None) or {}).get(
+        "kernel_provisioner"
+    ) or {}
     this = type(provisioner)
     return str(stanza.get("provisioner_name") or f"{this.__module__}:{this.__qualname__}")
 
@@ -481,7 +517,9 @@ def _writes_as_jupyter_client(manager: Any) -> bool:
     return os.name == "posix" and getattr(method, "__module__", "") == "jupyter_client.connect"
 
 
-def _create_file(path: str, info: Mapping[str, Any], kernel_name: str, jupyter_session: str) -> bool:
+def _create_file(
+    path: str, info: Mapping[str, Any], kernel_name: str, jupyter_session: str
+) -> bool:
     """Write what the manager's own method would, in a fraction of its time; return whether that could be done."""
     entries = {
         **info,

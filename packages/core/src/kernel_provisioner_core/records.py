@@ -20,7 +20,15 @@ from typing import Any
 from kernel_provisioner_core.connection import jupyter_runtime_dir, write_private_file
 from kernel_provisioner_core.processes import ProcessIdentity
 
-__all__ = ["KernelRecord", "Owner", "path_of", "read_records", "records_dir", "remove_record", "write_record"]
+__all__ = [
+    "KernelRecord",
+    "Owner",
+    "path_of",
+    "read_records",
+    "records_dir",
+    "remove_record",
+    "write_record",
+]
 
 _ISO_8601 = "%Y-%m-%dT%H:%M:%S+00:00"
 

@@ -400,9 +400,7 @@ class RemoteProvisioner(KernelProvisionerBase):
                     return
             await self._remove_all()
         try:
-            handle = await in_thread(
-                self.create, request, undo=self.remove, stop=request.cancelled
-            )
+            handle = await in_thread(self.create, request, undo=self.remove, stop=request.cancelled)
         except KernelProvisionerError as error:
             if isinstance(error, LaunchError):
                 error.kernel_id = self.kernel_id
@@ -495,7 +493,9 @@ class RemoteProvisioner(KernelProvisionerBase):
         """Keep how the kernel ended, and say so if nobody has asked it to; called in the watch's thread."""
         self.last_exit = ended
         if not (self._end_expected or self._shutting_down):
-            start_thread(self._report_with_output, ended)  # the output is a request, and others wait for the watch
+            start_thread(
+                self._report_with_output, ended
+            )  # the output is a request, and others wait for the watch
 
     def _report_with_output(self, ended: KernelExit) -> None:
         with contextlib.suppress(KernelProvisionerError):

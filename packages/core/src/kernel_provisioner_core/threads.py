@@ -66,7 +66,9 @@ async def in_thread(
 async def _result(future: Future[T]) -> T:
     # shielded: cancelling the wrapper would cancel the future that the thread is going to set
     wrapper = asyncio.wrap_future(future)
-    wrapper.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio complains
+    wrapper.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # or asyncio complains
     return await asyncio.shield(wrapper)
 
 

@@ -24,6 +24,7 @@ import urllib3
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
 from docker.utils import parse_repository_tag
+
 from kernel_provisioner_core import (
     BackendUnavailableError,
     CommandNotFoundError,
@@ -37,9 +38,19 @@ from kernel_provisioner_core.watch import Watch
 
 __all__ = ["Engine", "EngineAddress", "EngineWatch", "Image", "PortTakenError"]
 
+# What the SDK and the libraries below it raise when nobody answers, or not in full.
+_UNREACHABLE = (
+    docker.errors.DockerException,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+
 _TIMEOUT = 60  # seconds for one answer; a pull and the events stream have none
 _LABEL = "kernel-provisioner.kernel-id"
-_SIGNALS = 128  # an init's exit code for a child that a signal has ended is this and the signal's number
+_SIGNALS = (
+    128  # an init's exit code for a child that a signal has ended is this and the signal's number
+)
 
 
 class PortTakenError(LaunchError):
@@ -70,7 +81,9 @@ class EngineAddress:
         return urlparse(self.url).hostname or ""
 
     @classmethod
-    def find(cls, docker_host: str = "", docker_context: str = "", tls_dir: str = "") -> EngineAddress:
+    def find(
+        cls, docker_host: str = "", docker_context: str = "", tls_dir: str = ""
+    ) -> EngineAddress:
         """Return the address that the docker command would use, unless one is given.
 
         That is: DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH; else the current context; else the default socket.
@@ -133,7 +146,10 @@ class Engine:
             if self._api is None:
                 with self._translated():
                     self._api = docker.APIClient(
-                        base_url=self.address.url, version="auto", timeout=_TIMEOUT, tls=self._tls() or False
+                        base_url=self.address.url,
+                        version="auto",
+                        timeout=_TIMEOUT,
+                        tls=self._tls() or False,
                     )
             return self._api
 
@@ -229,7 +245,9 @@ class Engine:
             LaunchError: The engine refuses.
         """
         with self._translated(image=body["Image"]):
-            created = self.api.create_container_from_config(body, name=name, platform=platform or None)
+            created = self.api.create_container_from_config(
+                body, name=name, platform=platform or None
+            )
         return str(created["Id"])
 
     def put(self, container: str, path: str, archive: bytes) -> None:
@@ -303,14 +321,14 @@ class Engine:
     def events(self) -> Any:
         """Return the stream of events of kernels' containers; it has `close`."""
         with self._translated():
-            return self.api.events(
-                decode=True, filters={"type": "container", "label": [_LABEL]}
-            )
+            return self.api.events(decode=True, filters={"type": "container", "label": [_LABEL]})
 
     def _tls(self) -> TLSConfig | None:
         if not self.address.tls_dir:
             return None
-        files = [os.path.join(self.address.tls_dir, name) for name in ("ca.pem", "cert.pem", "key.pem")]
+        files = [
+            os.path.join(self.address.tls_dir, name) for name in ("ca.pem", "cert.pem", "key.pem")
+        ]
         for file in files:
             if not os.path.exists(file):
                 raise ConfigurationError(
@@ -326,7 +344,7 @@ class Engine:
             yield
         except docker.errors.APIError as error:
             raise _api_error(error, image) from error
-        except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except _UNREACHABLE as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: BaseException) -> BackendUnavailableError:
@@ -342,7 +360,12 @@ class Engine:
                 f"No Docker engine listens at {self.address.url}.",
                 hint="Start it (`sudo systemctl start docker`), or say where it is by DOCKER_HOST or docker_host.",
             )
-        reason = re.sub(r"^.*?(Connection refused|timed out|SSL\w*|certificate[\w ]*).*$", r"\1", text, flags=re.S)
+        reason = re.sub(
+            r"^.*?(Connection refused|timed out|SSL\w*|certificate[\w ]*).*$",
+            r"\1",
+            text,
+            flags=re.S,
+        )
         return BackendUnavailableError(
             f"The Docker engine at {self.address.url} cannot be reached: {reason[:200]}.",
             hint="`docker version` tells whether it answers; DOCKER_HOST or docker_host says where it is.",
@@ -370,13 +393,18 @@ class EngineWatch(Watch):
             for event in stream:
                 container = event.get("id") or event.get("Actor", {}).get("ID", "")
                 action = event.get("status") or event.get("Action", "")
-                if action in ("die", "died"):
-                    code = int(event["Actor"]["Attributes"].get("exitCode") or event["Actor"]["Attributes"].get("containerExitCode") or 0)
+                attributes = event.get("Actor", {}).get("Attributes", {})
+                if action in ("die", "died"):  # Docker's word and Podman's, as for the attribute
+                    code = int(
+                        attributes.get("exitCode") or attributes.get("containerExitCode") or 0
+                    )
                     yield container, self._ended(container, code)
                 elif action in ("destroy", "remove"):
                     yield container, KernelExit(None, "its container was removed by somebody else")
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise BackendUnavailableError(f"The stream of events of {self._engine.address.url} broke.") from error
+        except (*_UNREACHABLE, ValueError) as error:
+            raise BackendUnavailableError(
+                f"The stream of events of {self._engine.address.url} broke."
+            ) from error
         finally:
             stream.close()
 
@@ -399,7 +427,9 @@ class EngineWatch(Watch):
                 stream.close()
 
     def _ended(self, container: str, code: int) -> KernelExit:
-        if code == _SIGNALS + 9:  # only then does the engine's mark say that the kernel itself was meant
+        if (
+            code == _SIGNALS + 9
+        ):  # only then does the engine's mark say that the kernel itself was meant
             with contextlib.suppress(KernelProvisionerError):
                 return self._engine.ended(container) or _exit(code)
         return _exit(code)
@@ -407,7 +437,9 @@ class EngineWatch(Watch):
 
 def _exit(code: int, *, out_of_memory: bool = False) -> KernelExit:
     if _SIGNALS < code < _SIGNALS + 65:
-        return KernelExit(_SIGNALS - code, "out of memory" if out_of_memory and code == _SIGNALS + 9 else "")
+        return KernelExit(
+            _SIGNALS - code, "out of memory" if out_of_memory and code == _SIGNALS + 9 else ""
+        )
     return KernelExit(code)
 
 
@@ -422,7 +454,8 @@ def _context_address(name: str) -> tuple[str, str]:
         context = ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
     except docker.errors.DockerException as error:
         raise ConfigurationError(
-            f"The docker context {name!r} cannot be read: {error}.", hint="`docker context ls` lists them."
+            f"The docker context {name!r} cannot be read: {error}.",
+            hint="`docker context ls` lists them.",
         ) from error
     if context is None:
         raise ConfigurationError(
@@ -433,22 +466,45 @@ def _context_address(name: str) -> tuple[str, str]:
     return host, os.path.dirname(authority) if authority else ""
 
 
+# The engines' words, Docker's and Podman's, in lower case.
+_GONE = (
+    "no such container",
+    "no container with",
+    "could not find the file",
+    "no such image",
+    "no such file",
+    "image not known",
+)
+_NOT_RUNNING = (
+    "is not running",
+    "is paused",
+    "can only kill running",
+    "can only create exec sessions",
+)
+
+
+def _disk_full(text: str) -> LaunchError:
+    return LaunchError(
+        f"The engine's disk is full: {text}.",
+        hint="`docker system df` shows what takes it, `docker system prune` frees it.",
+    )
+
+
 def _api_error(error: docker.errors.APIError, image: str) -> KernelProvisionerError:
     text = str(error.explanation or error)
     low = text.lower()
     if isinstance(error, docker.errors.ImageNotFound) or (image and error.status_code == 404):
         return _pull_error(image, text)
-    if error.status_code == 404 and ("no such container" in low or "no container with" in low or "could not find the file" in low or "no such image" in low or "no such file" in low or "image not known" in low):
+    if error.status_code == 404 and any(word in low for word in _GONE):
         return KernelNotFoundError(f"The engine does not have it: {text}.")
     if "port is already allocated" in low or "address already in use" in low:
         return PortTakenError(
-            f"A port of the kernel was taken while it was started: {text}.", hint="Start the kernel again."
+            f"A port of the kernel was taken while it was started: {text}.",
+            hint="Start the kernel again.",
         )
     if "no space left on device" in low:
-        return LaunchError(
-            f"The engine's disk is full: {text}.", hint="`docker system df` shows what takes it, `docker system prune` frees it."
-        )
-    if "executable file not found" in low or "no such file or directory" in low and "exec" in low:
+        return _disk_full(text)
+    if "executable file not found" in low or ("no such file or directory" in low and "exec" in low):
         return CommandNotFoundError(
             f"The image does not have the kernel's command: {text}.",
             hint="Correct `argv` in kernel.json, or take an image that has the kernel.",
@@ -458,26 +514,28 @@ def _api_error(error: docker.errors.APIError, image: str) -> KernelProvisionerEr
             f"The image is for another architecture: {text}.",
             hint="Take an image for this engine's architecture, or set `platform`.",
         )
-    if "is not running" in low or "is paused" in low or "can only kill running" in low or "can only create exec sessions" in low:
+    if any(word in low for word in _NOT_RUNNING):
         if "paused" in low:
             return KernelProvisionerError(
                 f"The kernel's container is paused: {text}.", hint="`docker unpause` lets it go on."
             )
         return KernelNotFoundError(f"The kernel's container does not run: {text}.")
-    if any(word in low for word in ("pull access denied", "unauthorized", "authentication required", "denied")):
+    if any(
+        word in low
+        for word in ("pull access denied", "unauthorized", "authentication required", "denied")
+    ):
         return _pull_error(image, text)
     if image and (error.status_code or 0) >= 500:
         return _pull_error(image, text)
-    return LaunchError(f"The engine refuses: {text}.", hint="The engine's words say what it does not like.")
+    return LaunchError(
+        f"The engine refuses: {text}.", hint="The engine's words say what it does not like."
+    )
 
 
 def _pull_error(image: str, text: str) -> LaunchError:
     low = text.lower()
     if "no space left" in low:
-        return LaunchError(
-            f"The engine's disk is full: {text}.",
-            hint="`docker system df` shows what takes it, `docker system prune` frees it.",
-        )
+        return _disk_full(text)
     if any(word in low for word in ("unauthorized", "authentication", "denied", "no basic auth")):
         return LaunchError(
             f"The registry does not let the image {image!r} be pulled: {text}.",

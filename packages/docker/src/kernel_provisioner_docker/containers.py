@@ -81,7 +81,10 @@ class ContainerOptions:
 
 
 def container_body(
-    request: LaunchRequest, options: ContainerOptions, published: Mapping[str, int] | None, publish_ip: str
+    request: LaunchRequest,
+    options: ContainerOptions,
+    published: Mapping[str, int] | None,
+    publish_ip: str,
 ) -> dict[str, Any]:
     """Return the body of `POST /containers/create`.
 
@@ -113,11 +116,14 @@ def container_body(
         host["NetworkMode"] = options.network
     if published is not None:
         host["PortBindings"] = {
-            port: [{"HostIp": publish_ip, "HostPort": str(published[name])}] for port, name in ports.items()
+            port: [{"HostIp": publish_ip, "HostPort": str(published[name])}]
+            for port, name in ports.items()
         }
     body: dict[str, Any] = {
         "Image": options.image,
-        "Entrypoint": [""],  # the kernelspec's argv runs as it is; one empty word is the API's "none"
+        "Entrypoint": [
+            ""
+        ],  # the kernelspec's argv runs as it is; one empty word is the API's "none"
         "Cmd": list(request.argv),
         "Env": [f"{name}={value}" for name, value in sorted(env.items())],
         "User": options.user,
@@ -189,7 +195,11 @@ def owner_of(user: str, passwd: str, group: str) -> tuple[int, int]:
     if group_name.isdecimal():
         gid = int(group_name)
     elif group_name:
-        groups = {line.split(":")[0]: int(line.split(":")[2]) for line in group.splitlines() if ":" in line}
+        groups = {
+            line.split(":")[0]: int(line.split(":")[2])
+            for line in group.splitlines()
+            if ":" in line
+        }
         if group_name not in groups:
             raise ConfigurationError(
                 f"The image has no group {group_name!r} in its /etc/group.",
@@ -263,7 +273,9 @@ def _parse_mount(mount: Any, cwd: str) -> Mount:
     unknown = mount.keys() - {"type", "source", "target", "read_only", "size"}
     kind = mount.get("type", "bind")
     if unknown or kind not in ("bind", "volume", "tmpfs"):
-        raise _malformed(mount, "an object with type (bind, volume, tmpfs), source, target, read_only, size")
+        raise _malformed(
+            mount, "an object with type (bind, volume, tmpfs), source, target, read_only, size"
+        )
     if "{cwd}" in f"{mount.get('source', '')}{mount.get('target', '')}" and not cwd:
         raise ConfigurationError(
             f"The mount {mount!r} needs the notebook's directory, and this caller names none.",
@@ -276,11 +288,19 @@ def _parse_mount(mount: Any, cwd: str) -> Mount:
     if not target.startswith("/") or (kind != "tmpfs" and not source):
         raise _malformed(mount, "a mount with a source, and an absolute path as target")
     size = mount.get("size")
-    return Mount(kind, target, source, bool(mount.get("read_only")), None if size is None else memory_bytes(size))
+    return Mount(
+        kind,
+        target,
+        source,
+        bool(mount.get("read_only")),
+        None if size is None else memory_bytes(size),
+    )
 
 
 def _malformed(mount: Any, expected: str) -> ConfigurationError:
-    return ConfigurationError(f"The mount {mount!r} is malformed.", hint=f"It has to be {expected}.")
+    return ConfigurationError(
+        f"The mount {mount!r} is malformed.", hint=f"It has to be {expected}."
+    )
 
 
 def _mount_body(mount: Mount) -> dict[str, Any]:
@@ -329,7 +349,9 @@ def _merge(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(body)
     for name, value in extra.items():
         old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        merged[name] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        )
     return merged
 
 

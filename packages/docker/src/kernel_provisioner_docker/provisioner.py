@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import traitlets
+
 from kernel_provisioner_core import (
     ConfigurationError,
     KernelConnectionInfo,
@@ -17,7 +18,6 @@ from kernel_provisioner_core import (
 )
 from kernel_provisioner_core.remote import Handle, LaunchRequest, RemoteProvisioner
 from kernel_provisioner_core.watch import Watch
-
 from kernel_provisioner_docker.client import Engine, EngineAddress, EngineWatch, Image
 from kernel_provisioner_docker.containers import (
     CONNECTION_DIR,
@@ -43,15 +43,16 @@ class DockerProvisioner(RemoteProvisioner):
 
     image = traitlets.Unicode(
         config=True,
-        help="The image to run; any that has the kernel that `argv` names. It needs nothing else. No default: it has to be given.",
+        help="The image to run; any that has the kernel that `argv` names. It needs nothing else. No default: it "
+        "has to be given.",
     ).tag(example="quay.io/jupyter/scipy-notebook:latest")
 
     pull_policy = traitlets.Enum(
         ["always", "missing", "never"],
         "missing",
         config=True,
-        help="When the image is pulled: `always` before each launch, `missing` if the engine does not have it, `never`. "
-        "Default: missing, as `docker run` does.",
+        help="When the image is pulled: `always` before each launch, `missing` if the engine does not have it, "
+        "`never`. Default: missing, as `docker run` does.",
     ).tag(example="never")
 
     working_dir = traitlets.Unicode(
@@ -62,15 +63,16 @@ class DockerProvisioner(RemoteProvisioner):
 
     user = traitlets.Unicode(
         config=True,
-        help="The user that the kernel runs as: a name of the image or a number, with `:group` if wanted. Default: the image's own.",
+        help="The user that the kernel runs as: a name of the image or a number, with `:group` if wanted. Default: the "
+        "image's own.",
     ).tag(example="1000:100")
 
     mounts = traitlets.List(
         traitlets.Union([traitlets.Unicode(), traitlets.Dict()]),
         config=True,
         help="What is mounted into the container: `cwd` (the notebook's directory, under its own path), SOURCE:TARGET "
-        "or SOURCE:TARGET:ro (a source with / ~ . or {cwd} in front is a directory of the engine's host, else a volume), "
-        "or an object with type (bind, volume, tmpfs), source, target, read_only, size. Default: nothing.",
+        "or SOURCE:TARGET:ro (a source with / ~ . or {cwd} in front is a directory of the engine's host, else a "
+        "volume), or an object with type (bind, volume, tmpfs), source, target, read_only, size. Default: nothing.",
     ).tag(example=["cwd", "~/data:/data:ro"])
 
     resources = traitlets.Dict(
@@ -99,14 +101,15 @@ class DockerProvisioner(RemoteProvisioner):
     init = traitlets.Bool(
         True,
         config=True,
-        help="Whether the engine's init is PID 1: it passes interrupts on to all that the kernel has started, and reaps "
-        "it. Default: true.",
+        help="Whether the engine's init is PID 1: it passes interrupts on to all that the kernel has started, and "
+        "reaps it. Default: true.",
     ).tag(example=False)
 
     cap_drop = traitlets.List(
         traitlets.Unicode(),
         config=True,
-        help="Capabilities that the container does not get. Default: none besides the engine's choice, since images differ in what they need.",
+        help="Capabilities that the container does not get. Default: none besides the engine's choice, since images "
+        "differ in what they need.",
     ).tag(example=["ALL"])
 
     read_only = traitlets.Bool(
@@ -120,7 +123,8 @@ class DockerProvisioner(RemoteProvisioner):
         traitlets.Unicode(),
         ["no-new-privileges"],
         config=True,
-        help="Security options of the engine. Default: no-new-privileges, so that nothing in the image can gain rights.",
+        help="Security options of the engine. Default: no-new-privileges, so that nothing in the image can gain "
+        "rights.",
     ).tag(example=["no-new-privileges", "seccomp=unconfined"])
 
     extra_hosts = traitlets.Dict(
@@ -134,13 +138,14 @@ class DockerProvisioner(RemoteProvisioner):
         value_trait=traitlets.Unicode(),
         key_trait=traitlets.Unicode(),
         config=True,
-        help="Where the registry's user name and password are: `username`, and in `password_env` the name of a variable of "
-        "the server's environment. Default: what `docker login` has stored.",
+        help="Where the registry's user name and password are: `username`, and in `password_env` the name of a "
+        "variable of the server's environment. Default: what `docker login` has stored.",
     ).tag(example={"username": "me", "password_env": "REGISTRY_PASSWORD"})
 
     docker_host = traitlets.Unicode(
         config=True,
-        help="The engine's address (unix://, tcp://). Default: DOCKER_HOST, else the docker context, else the default socket.",
+        help="The engine's address (unix://, tcp://). Default: DOCKER_HOST, else the docker context, else the default "
+        "socket.",
     ).tag(example="unix:///run/podman/podman.sock")
 
     docker_context = traitlets.Unicode(
@@ -156,7 +161,8 @@ class DockerProvisioner(RemoteProvisioner):
 
     extra_create = traitlets.Dict(
         config=True,
-        help="What the options do not have: it is merged into the body of the engine's `POST /containers/create`. Default: nothing.",
+        help="What the options do not have: it is merged into the body of the engine's `POST /containers/create`. "
+        "Default: nothing.",
     ).tag(example={"HostConfig": {"ShmSize": 1073741824}})
 
     # -- the contract ---------------------------------------------------------------------------
@@ -174,7 +180,7 @@ class DockerProvisioner(RemoteProvisioner):
             )
         if not self._engine.address.is_local:
             raise ConfigurationError(
-                f"The engine {self._engine.address.url} is on another machine, and kernels there are not supported yet.",
+                f"The engine {self._engine.address.url} is on another machine, which is not supported yet.",
                 hint="Use an engine on this machine.",
             )
         return await super().pre_launch(**kwargs)
@@ -214,7 +220,11 @@ class DockerProvisioner(RemoteProvisioner):
         except BaseException:
             self._engine.remove(container)
             raise
-        return {"container": container, "engine": self._engine.address.url, "working_dir": self._kernel_dir}
+        return {
+            "container": container,
+            "engine": self._engine.address.url,
+            "working_dir": self._kernel_dir,
+        }
 
     def start(self, handle: Handle) -> None:
         """Start the container."""
@@ -228,9 +238,7 @@ class DockerProvisioner(RemoteProvisioner):
     def signal(self, handle: Handle, signum: int) -> None:
         """Send a signal: through the init to the kernel's group, or by a command beside the kernel."""
         container = handle["container"]
-        if signum == 9:
-            self._engine.kill(container, signum)
-        elif self.init and not self._engine.is_podman:
+        if signum == 9 or (self.init and not self._engine.is_podman):
             self._engine.kill(container, signum)
         else:
             self._signal_by_command(container, signum)
@@ -247,13 +255,14 @@ class DockerProvisioner(RemoteProvisioner):
         """Check that the container runs."""
         if self._engine.ended(handle["container"]) is not None:
             raise KernelNotFoundError(
-                f"The kernel's container {handle['container'][:12]} has ended.", hint="Start a new kernel."
+                f"The kernel's container {handle['container'][:12]} has ended.",
+                hint="Start a new kernel.",
             )
         self._kernel_dir = handle.get("working_dir", "")
 
     def kernel_connection(self, info: KernelConnectionInfo) -> dict[str, Any]:
         """Return what the kernel binds: all addresses of its own network namespace, our fixed ports."""
-        return {"ip": "0.0.0.0", **CONTAINER_PORTS}  # noqa: S104 - reached through 127.0.0.1 of the host only
+        return {"ip": "0.0.0.0", **CONTAINER_PORTS}
 
     @property
     def connection_file_there(self) -> str:
@@ -297,7 +306,10 @@ class DockerProvisioner(RemoteProvisioner):
                 f"registry_auth names the variable {variable!r}, which the server's environment does not have.",
                 hint="Set it where the server is started.",
             )
-        return {"username": self.registry_auth.get("username", ""), "password": os.environ[variable]}
+        return {
+            "username": self.registry_auth.get("username", ""),
+            "password": os.environ[variable],
+        }
 
     def _mounted_cwd(self, cwd: str) -> str:
         """Return the notebook's directory as the container sees it, or "" if no mount leads there."""
@@ -312,8 +324,12 @@ class DockerProvisioner(RemoteProvisioner):
         if (name and name not in ("0", "root")) or group:
             passwd = self._text(container, "/etc/passwd")
             groups = self._text(container, "/etc/group") if group and not group.isdecimal() else ""
-        uid, gid = (0, 0) if name in ("", "0", "root") and not group else owner_of(user, passwd, groups)
-        where, directory = (CONNECTION_DIR, ".") if self.read_only else ("/", CONNECTION_DIR.strip("/"))
+        uid, gid = (
+            (0, 0) if name in ("", "0", "root") and not group else owner_of(user, passwd, groups)
+        )
+        where, directory = (
+            (CONNECTION_DIR, ".") if self.read_only else ("/", CONNECTION_DIR.strip("/"))
+        )
         archive = connection_archive(request.connection_text, uid, gid, directory=directory)
         self._engine.put(container, where, archive)
 
@@ -322,7 +338,9 @@ class DockerProvisioner(RemoteProvisioner):
 
     def _signal_by_command(self, container: str, signum: int) -> None:
         name = signal.Signals(signum).name.removeprefix("SIG")
-        code, output = self._engine.run(container, ["/bin/sh", "-c", _SIGNAL_SCRIPT, "sh", name, CONNECTION_FILE])
+        code, output = self._engine.run(
+            container, ["/bin/sh", "-c", _SIGNAL_SCRIPT, "sh", name, CONNECTION_FILE]
+        )
         if code == 3:
             raise KernelNotFoundError("The kernel's process is not in its container.")
         if code != 0:

@@ -23,6 +23,7 @@ from kernel_provisioner_core.processes import ProcessIdentity
 
 __all__ = ["AdoptedProcess", "ChildProcess", "KernelProcess"]
 
+
 class KernelProcess:
     """A kernel's process; see the two subclasses for where it comes from.
 
@@ -127,7 +128,9 @@ class ChildProcess(KernelProcess):
         try:
             _signal(self.pid, signum, group=self._leads_group)
         except SignalError:
-            if self.exit_code() is None:  # macOS refuses signals to a group whose leader is a zombie
+            if (
+                self.exit_code() is None
+            ):  # macOS refuses signals to a group whose leader is a zombie
                 raise
 
     def reap(self) -> None:

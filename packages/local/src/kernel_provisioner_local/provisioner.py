@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 import traitlets
+
 from kernel_provisioner_core import (
     ConfigurationError,
     KernelConnectionInfo,
@@ -23,7 +24,6 @@ from kernel_provisioner_core import (
 from kernel_provisioner_core.processes import ProcessIdentity
 from kernel_provisioner_core.records import path_of
 from kernel_provisioner_core.turns import turn
-
 from kernel_provisioner_local.memory import MemoryWatch
 from kernel_provisioner_local.output import OutputLog, tail_of
 from kernel_provisioner_local.process import (
@@ -104,7 +104,7 @@ class LocalProvisioner(KernelProvisionerBase):
         self._process: KernelProcess | None = None
         self._output: OutputLog | None = None
         self._memory: MemoryWatch | None = None
-        self._cwd: Path | None = None
+        self._cwd: str | None = None
         self._end_expected = False
 
     @property
@@ -165,7 +165,7 @@ class LocalProvisioner(KernelProvisionerBase):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Prepare as the base class does, then apply the options `env` and `working_dir`."""
         if self.working_dir:
-            kwargs["cwd"] = os.path.expanduser(self.working_dir)
+            kwargs["cwd"] = os.path.expanduser(self.working_dir)  # noqa: ASYNC240 - reads no disk
         return await super().pre_launch(**kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -201,7 +201,7 @@ class LocalProvisioner(KernelProvisionerBase):
             self._process = ChildProcess(popen)
             if self._output is not None:
                 self._output.start()
-            self._cwd = Path(arguments.get("cwd") or Path.cwd())
+            self._cwd = os.fspath(arguments.get("cwd") or _current_directory())
         if self._manager is None:  # nobody who is bound to call post_launch
             await self._watch_over()
         return self.connection_info
@@ -235,7 +235,7 @@ class LocalProvisioner(KernelProvisionerBase):
     async def get_provisioner_info(self) -> dict[str, Any]:
         """Return what a fresh process needs: as in the base class, and the process's pid and start time."""
         info = await super().get_provisioner_info()
-        info["cwd"] = str(self._cwd or "")
+        info["cwd"] = self._cwd or ""
         info["process"] = None
         if self._process is not None:
             identity = ProcessIdentity.of(self._process.pid)
@@ -261,7 +261,7 @@ class LocalProvisioner(KernelProvisionerBase):
                 hint="Take it while the kernel runs, and pass it as it was.",
             )
         self._process = AdoptedProcess(ProcessIdentity(found["pid"], found["start_time"]))
-        self._cwd = Path(provisioner_info.get("cwd") or ".")
+        self._cwd = provisioner_info.get("cwd") or "."
 
     def resolve_path(self, path: str) -> str | None:
         """Return the absolute path of an existing file, relative ones seen from the kernel's working directory."""
@@ -269,7 +269,7 @@ class LocalProvisioner(KernelProvisionerBase):
         if not found.is_absolute():
             if self._cwd is None:
                 return None
-            found = (self._cwd / found).resolve()
+            found = (Path(self._cwd) / found).resolve()
         return found.as_posix() if found.exists() else None
 
     def get_logs(self, tail: int = 1 << 16) -> str:
@@ -335,7 +335,9 @@ class LocalProvisioner(KernelProvisionerBase):
         else:
             cause = ""
             if code == -_SIGKILL and self._memory is not None:
-                cause = "likely out of memory" if self._memory.says_killed(self._process.pid) else ""
+                cause = (
+                    "likely out of memory" if self._memory.says_killed(self._process.pid) else ""
+                )
             output = self._output.tail(_TAIL) if self._output is not None else ""
             self.last_exit = KernelExit(code, cause, self._redact(output))
         if not expected:
@@ -344,3 +346,10 @@ class LocalProvisioner(KernelProvisionerBase):
     async def _watch_over(self) -> None:
         self._memory = MemoryWatch()
         await self._record()
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed; the kernel runs all the same
+        return "."

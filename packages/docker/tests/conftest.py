@@ -1,0 +1,3 @@
+"""The engines that tests run on: Docker, and Podman behind the same interface."""
+
+IMAGE = "kernel-provisioners/kernel"

@@ -1,0 +1,61 @@
+"""Sees kernels' containers past the provisioner, through a client of its own."""
+
+import json
+
+import docker
+from docker.errors import APIError, NotFound
+
+from kernel_provisioner_core.conformance import KernelIdentity, Probe
+
+
+class ContainerProbe(Probe):
+    """Asks an engine for the containers that carry a kernel's id."""
+
+    def __init__(self, url):
+        self._api = docker.APIClient(base_url=url, version="auto")
+
+    def is_running(self, kernel: KernelIdentity):
+        return any(
+            self._kernels_process(c["Id"])
+            for c in self._containers(kernel)
+            if c["State"] == "running"
+        )
+
+    def left(self, kernel: KernelIdentity):
+        return [f"container {c['Names'][0]} ({c['State']})" for c in self._containers(kernel)]
+
+    def exposed(self, kernel: KernelIdentity):
+        texts = []
+        for container in self._containers(kernel):
+            texts.append(
+                ("docker inspect", json.dumps(self._api.inspect_container(container["Id"])))
+            )
+            for line in self._top(container["Id"]):
+                texts.append(("docker top", " ".join(line)))
+        return texts
+
+    def kill(self, kernel: KernelIdentity):
+        containers = [c["Id"] for c in self._containers(kernel) if c["State"] == "running"]
+        for container in containers:
+            self._api.kill(container, signal="KILL")
+        return bool(containers)
+
+    def remove(self, kernel: KernelIdentity):
+        for container in self._containers(kernel):
+            try:
+                self._api.remove_container(container["Id"], force=True, v=True)
+            except NotFound:
+                continue
+
+    def _containers(self, kernel):
+        label = f"kernel-provisioner.kernel-id={kernel.kernel_id}"
+        return self._api.containers(all=True, filters={"label": [label]})
+
+    def _top(self, container):
+        try:
+            return self._api.top(container)["Processes"] or []
+        except APIError:  # it has ended meanwhile
+            return []
+
+    def _kernels_process(self, container):
+        return any("connection.json" in " ".join(line) for line in self._top(container))
