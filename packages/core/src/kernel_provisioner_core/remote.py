@@ -218,6 +218,7 @@ class RemoteProvisioner(KernelProvisionerBase):
             return 0
         ended = await self._liveness.wait()
         self._collected = True
+        self.last_exit = self.last_exit or ended  # its listener may be a moment behind
         return ended.status
 
     async def send_signal(self, signum: int) -> None:
