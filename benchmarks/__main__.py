@@ -62,8 +62,8 @@ def main() -> int:
                 "load_average": os.getloadavg(),
                 "rows": rows,
             }
-    if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+            if options.json:  # after each, so that what was measured is not lost with a later one
+                Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     print("\nEvery limit holds." if not missed else "\nMissed: " + "; ".join(missed))
     # a missed limit is a finding, not a failure of the run: the machine may be busy
     return 1 if missed and options.strict else 0

@@ -89,13 +89,15 @@ def pid_of(manager: Any) -> int:
 
 async def kill(manager: Any) -> None:
     """End a kernel and clear up after it, without the caller's polling."""
-    pidfd = os.pidfd_open(pid_of(manager))
     try:
-        await manager.provisioner.kill()
+        pidfd = os.pidfd_open(pid_of(manager))
+    except ProcessLookupError:  # it has ended by itself, and jupyter_client's poll has reaped it
+        pidfd = None
+    await manager.provisioner.kill()
+    if pidfd is not None:
         ended = select.poll()  # no select(): it takes no descriptor over 1023
         ended.register(pidfd, select.POLLIN)
         ended.poll(10_000)  # what follows finds it dead and does not wait
-    finally:
         os.close(pidfd)
     await manager.provisioner.wait()
     await manager.provisioner.cleanup()
