@@ -19,7 +19,6 @@ from urllib.parse import urlparse
 
 import docker
 import docker.errors
-import requests
 import urllib3
 from docker.context import ContextAPI
 from docker.tls import TLSConfig
@@ -38,13 +37,8 @@ from kernel_provisioner_core.watch import Watch
 
 __all__ = ["Engine", "EngineAddress", "EngineWatch", "Image", "PortTakenError"]
 
-# What the SDK and the libraries below it raise when nobody answers, or not in full.
-_UNREACHABLE = (
-    docker.errors.DockerException,
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    OSError,
-)
+# What the SDK and the libraries below it raise when nobody answers, or not in full; those of requests are OSErrors.
+_UNREACHABLE = (docker.errors.DockerException, urllib3.exceptions.HTTPError, OSError)
 
 _TIMEOUT = 60  # seconds for one answer; a pull and the events stream have none
 _LABEL = "kernel-provisioner.kernel-id"
