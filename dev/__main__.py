@@ -4,12 +4,17 @@ python3 dev demo                   install into .venv and run a kernel
 python3 dev test [TOX ARGUMENTS]   run all tests, with the services that they need
 python3 dev up [SERVICE ...]       bring up the services of dev/services, as root on Debian
 python3 dev down [SERVICE ...]     end them
+python3 dev images                 build the images that tests run kernels in, in your own container engine
 python3 dev bare COMMAND ...       run a command in a copy of the repository on a bare Debian, as root
 """
 
 from __future__ import annotations
 
+import argparse
+import configparser
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +28,7 @@ import bare
 import results
 import services
 from environment import make_environment, show
+from services import docker
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,19 +59,21 @@ def demo() -> int:
 def test(arguments: list[str]) -> int:
     """Run tox with the services that can be had; say what was skipped and how to provide it."""
     began = time.monotonic()
-    environ: dict[str, str] = {}
     started = []
     try:
-        for name in services.names():
-            if not services.load(name).find() and services.can_bring_up():
-                print(f"{name}: being set up", flush=True)
+        for name in services.needed(factors(arguments)):
+            service = services.load(name)
+            if service.find() or not services.can_bring_up():
+                continue
+            print(f"{name}: being set up", flush=True)
+            if not service.running():
                 started.append(name)
-                environ |= services.load(name).up()
+            os.environ.update(service.up())
         scripts = make_environment(ROOT / ".cache" / "tox", "tox>=4.25,<5")
         shutil.rmtree(results.FOLDER, ignore_errors=True)
         results.FOLDER.mkdir(parents=True)
         tox = [str(scripts / "tox"), "run", f"--result-json={results.VERDICTS}", *arguments]
-        status = show(tox, cwd=ROOT, env=os.environ | environ).returncode
+        status = show(tox, cwd=ROOT).returncode
     finally:
         for name in reversed(started):
             services.load(name).down()
@@ -76,13 +84,26 @@ def test(arguments: list[str]) -> int:
     return results.report(services.required()) or status
 
 
+def factors(arguments: list[str]) -> set[str]:
+    """Return the parts of the names of the environments that tox is to run with these arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-e", action="append")
+    for_tox = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    asked = parser.parse_known_args(for_tox)[0].e or [os.environ.get("TOXENV", "")]
+    if asked in ([""], ["ALL"]):
+        settings = configparser.ConfigParser(interpolation=None)
+        settings.read(ROOT / "tox.ini", encoding="utf-8")
+        asked = [settings["tox"]["env_list"]]
+    return set(re.findall(r"\w+", " ".join(asked)))
+
+
 def up(wanted: list[str]) -> int:
     """Bring up services and print the variables that lead to them."""
     if not services.can_bring_up():
         sys.exit("Services are set up as root on Debian only; elsewhere provide them yourself.")
     for name in wanted or services.names():
         for key, value in services.load(name).up().items():
-            print(f"export {key}={value}")
+            print(f"export {key}={shlex.quote(value)}")
     return 0
 
 
@@ -104,6 +125,9 @@ def main(arguments: list[str]) -> int:
             return up(rest)
         case ["down", *rest]:
             return down(rest)
+        case ["images"]:
+            docker.provide_images()
+            return 0
         case ["bare", _, *_]:
             return bare.run(arguments[1:])
         case _:

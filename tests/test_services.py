@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import services
+
 SERVICE = """
 HINT = "Plug one in."
 def find(): return {there}
@@ -56,3 +58,16 @@ def test_a_test_fails_where_its_service_was_promised(repository):
     printed = outcome(repository, there=False, required="local, gadget")
     assert "1 failed" in printed or "1 error" in printed
     assert "KERNEL_PROVISIONERS_REQUIRE names gadget" in printed
+
+
+@pytest.mark.parametrize("name", services.names())
+def test_a_service_has_what_services_have(name):
+    service = services.load(name)
+    assert service.HINT.endswith(".")
+    assert service.NEEDED_BY
+    assert all(callable(getattr(service, verb)) for verb in ("find", "running", "up", "down"))
+
+
+def test_a_service_is_set_up_only_for_environments_that_use_it():
+    assert "docker" in services.needed({"py312", "docker"})
+    assert services.needed({"lint", "py312", "core"}) == []

@@ -1,15 +1,18 @@
 """The services that tests need: a container engine, an ssh server, a cluster.
 
 One module here is one service, and its name is the word that tests (`@pytest.mark.needs("...")`) and
-KERNEL_PROVISIONERS_REQUIRE use for it. Each module has the same three functions and one text:
+KERNEL_PROVISIONERS_REQUIRE use for it; a module with an underscore is what they share. Each module has the
+same four functions and two constants:
 
     HINT: str                    how somebody provides the service who is not root on Debian, as one sentence
+    NEEDED_BY: frozenset[str]    the parts of names of tox environments (`docker` of py312-docker) that use it
     def find() -> bool           whether the service answers, as this environment describes it
+    def running() -> bool        whether what `up` started is running, also if this environment does not tell
     def up() -> dict[str, str]   install and start it, as root on Debian; return what belongs into the environment
     def down() -> None           end what `up` started; silent if there is nothing
 
 `find` is called in each test run, also without any service: it is quick, and quiet when nothing
-answers. `up` may be called again, listens on loopback only, asks nothing, and leaves nothing behind if
+answers. `up` may be called again, listens on loopback only, asks nothing, and leaves nothing running if
 it fails. Only the standard library is there for these modules.
 """
 
@@ -26,9 +29,13 @@ class Service(Protocol):
     """What a module of this folder looks like."""
 
     HINT: str
+    NEEDED_BY: frozenset[str]
 
     def find(self) -> bool:
         """Return whether the service answers."""
+
+    def running(self) -> bool:
+        """Return whether what `up` started is running."""
 
     def up(self) -> dict[str, str]:
         """Install and start the service; return the variables that lead to it."""
@@ -39,7 +46,8 @@ class Service(Protocol):
 
 def names() -> list[str]:
     """Return the names of the services that there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def load(name: str) -> Service:
@@ -49,6 +57,11 @@ def load(name: str) -> Service:
             f"no service is called {name!r}; there are: {', '.join(names()) or 'none'}"
         )
     return cast(Service, importlib.import_module(f"{__name__}.{name}"))
+
+
+def needed(factors: set[str]) -> list[str]:
+    """Return the names of the services that tox environments with these factors in their names use."""
+    return [name for name in names() if load(name).NEEDED_BY & factors]
 
 
 def can_bring_up() -> bool:

@@ -12,6 +12,7 @@ import subprocess
 from services import _machine, _sshd
 
 HINT = "Name a host in KERNEL_PROVISIONERS_SSH_HOST on which `ssh` logs you in without a question."
+NEEDED_BY = frozenset({"ssh"})
 _PACKAGES = ["openssh-server", "openssh-client", "iproute2", "iptables", "procps"]
 _ALIAS = "kernel-provisioners-sshd"
 
@@ -36,6 +37,11 @@ def find() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
+
+
+def running() -> bool:
+    """Return whether a server of our own is there."""
+    return _machine.Daemon(_machine.folder("sshd"), "sshd").pid is not None
 
 
 def up() -> dict[str, str]:

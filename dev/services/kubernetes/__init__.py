@@ -18,6 +18,7 @@ HINT = (
     "Point KUBECONFIG to a cluster (kind or minikube will do) that has the images which `python3 dev images` builds, "
     "for instance by `kind load docker-image kernel-provisioners/kernel:test`."
 )
+NEEDED_BY = frozenset({"k8s"})
 _HERE = Path(__file__).parent
 _PROGRAMS = (
     "kube-apiserver",
@@ -43,6 +44,12 @@ _PACKAGES = [
 def find() -> bool:
     """Return whether the cluster of this environment answers."""
     return _answers(os.environ.get("KUBECONFIG"))
+
+
+def running() -> bool:
+    """Return whether a cluster of our own is there."""
+    ours = _folder() / "run" / "kubeconfig"
+    return ours.exists() and _answers(str(ours))
 
 
 def up() -> dict[str, str]:
@@ -80,7 +87,7 @@ def _images() -> Path:
     """Return the archive with the images, made anew when their recipe changes."""
     folder = _folder() / "img"
     folder.mkdir(exist_ok=True)
-    base = _image._root_filesystem()
+    base = _image.root_filesystem()
     archive = folder / f"kernel-{base.stem}.tar"
     if not archive.exists():
         for old in folder.glob("kernel-*.tar"):
