@@ -74,9 +74,6 @@ def report(required: set[str], folder: Path = FOLDER) -> int:
     if absent:
         print(f"skipped for want of an interpreter: {', '.join(absent)}")
         print("  Put python3.X on PATH, or install it by pyenv or uv; tox finds it there.")
-    for name in services.names():
-        if not services.load(name).find():
-            print(f"no {name} is there: {services.load(name).HINT}")
     for fault in faults:
         print(f"REQUIRED: {fault}")
     total = sum((environment.counts for environment in environments), Counter())
