@@ -1,4 +1,4 @@
-"""What tests see of a cluster, past the provisioner: by the library's own calls, and in this machine's process table."""
+"""What tests see of a cluster, past the provisioner: by the library's own calls, and in the process table."""
 
 import base64
 import contextlib
@@ -6,8 +6,9 @@ import json
 import os
 import time
 
-from kernel_provisioner_core.conformance.probe import KernelIdentity, Probe, ProcessProbe
 from kubernetes import client, config
+
+from kernel_provisioner_core.conformance.probe import KernelIdentity, Probe, ProcessProbe
 
 KERNEL_ID = "kernel-provisioner.kernel-id"
 IMAGE = "kernel-provisioners/kernel:test"
