@@ -53,7 +53,10 @@ def test_a_plain_container():
         "Env": ["A=1", "B=2", "TINI_KILL_PROCESS_GROUP=1"],
         "User": "",
         "WorkingDir": "",
-        "Labels": {"kernel-provisioner.kernel-id": "k-1"},
+        "Labels": {
+            "kernel-provisioner.kernel-id": "k-1",
+            "kernel-provisioner.backend": "docker",
+        },
         "ExposedPorts": {f"{port}/tcp": {} for port in range(53170, 53175)},
         "HostConfig": {
             "Init": True,
@@ -88,7 +91,11 @@ def test_a_container_with_every_option():
     assert built["User"] == "1000:100"
     assert built["WorkingDir"] == "/work"
     assert built["Env"] == ["A=1", "B=2"]
-    assert built["Labels"] == {"team": "physics", "kernel-provisioner.kernel-id": "k-1"}
+    assert built["Labels"] == {
+        "team": "physics",
+        "kernel-provisioner.kernel-id": "k-1",
+        "kernel-provisioner.backend": "docker",
+    }
     assert built["Volumes"] == {"/.kernel-provisioner": {}}
     del built["HostConfig"]["PortBindings"]
     assert built["HostConfig"] == {

@@ -189,6 +189,14 @@ class RemoteProvisioner(KernelProvisionerBase):
     def kernel_connection(self, info: KernelConnectionInfo) -> dict[str, Any]:
         """Return the ip and the ports that the kernel is to bind, in its own world."""
 
+    def is_current(self, handle: Handle, request: LaunchRequest) -> bool:
+        """Return whether a restart may start again what was created; blocks as the verbs do.
+
+        Called if the request is the one it was created for; a backend looks at what else has changed, such as the
+        image.
+        """
+        return True
+
     @property
     @abstractmethod
     def connection_file_there(self) -> str:
@@ -300,6 +308,7 @@ class RemoteProvisioner(KernelProvisionerBase):
                 await self.cleanup()
             raise
         self._was_up = True
+        await super().post_launch(**kwargs)
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove all that was made; with `restart`, keep it for the next launch."""
@@ -392,7 +401,11 @@ class RemoteProvisioner(KernelProvisionerBase):
 
     async def _create_and_start(self, request: LaunchRequest) -> None:
         if self._handle is not None:
-            if self.restarts_in_place and request == self._request:
+            if (
+                self.restarts_in_place
+                and request == self._request
+                and await in_thread(self.is_current, self._handle, request)
+            ):
                 try:
                     await self._start(self._handle, request)
                 except KernelNotFoundError:

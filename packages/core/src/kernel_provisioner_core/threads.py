@@ -65,17 +65,20 @@ async def in_thread(
 
 async def _result(future: Future[T]) -> T:
     # shielded: cancelling the wrapper would cancel the future that the thread is going to set
-    wrapper = asyncio.wrap_future(future)
-    wrapper.add_done_callback(
-        lambda done: done.cancelled() or done.exception()
-    )  # or asyncio complains
-    return await asyncio.shield(wrapper)
+    return await asyncio.shield(_wrap(future))
 
 
 async def _outlast(future: Future[Any]) -> None:
     """Wait until a call has ended, however often this is cancelled."""
     while not future.done():
         try:
-            await asyncio.wait([asyncio.wrap_future(future)])
+            await asyncio.wait([_wrap(future)])
         except asyncio.CancelledError:
             continue
+
+
+def _wrap(future: Future[T]) -> asyncio.Future[T]:
+    wrapper = asyncio.wrap_future(future)
+    # or asyncio complains of an error that nobody has asked for
+    wrapper.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return wrapper

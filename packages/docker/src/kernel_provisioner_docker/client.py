@@ -6,12 +6,14 @@ Its exceptions end here: each becomes one of our tree, with what to do about it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import queue
 import re
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,15 +35,17 @@ from kernel_provisioner_core import (
     KernelProvisionerError,
     LaunchError,
 )
+from kernel_provisioner_core.threads import start_thread
 from kernel_provisioner_core.watch import Watch
+from kernel_provisioner_docker.containers import LABEL
 
 __all__ = ["Engine", "EngineAddress", "EngineWatch", "Image", "PortTakenError"]
 
 # What the SDK and the libraries below it raise when nobody answers, or not in full; those of requests are OSErrors.
 _UNREACHABLE = (docker.errors.DockerException, urllib3.exceptions.HTTPError, OSError)
 
+_REMOVAL_TRIED = 3600  # seconds
 _TIMEOUT = 60  # seconds for one answer; a pull and the events stream have none
-_LABEL = "kernel-provisioner.kernel-id"
 _SIGNALS = (
     128  # an init's exit code for a child that a signal has ended is this and the signal's number
 )
@@ -110,12 +114,14 @@ class Image:
         user: Its USER.
         platform: `os/architecture`.
         working_dir: Its WORKDIR.
+        env: Its ENV.
     """
 
     id: str
     user: str
     platform: str
     working_dir: str
+    env: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -147,7 +153,7 @@ class Engine:
                     )
             return self._api
 
-    @property
+    @functools.cached_property
     def is_podman(self) -> bool:
         """Whether it is Podman behind Docker's interface."""
         with self._translated():
@@ -167,6 +173,7 @@ class Engine:
             user=config.get("User") or "",
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
             working_dir=config.get("WorkingDir") or "",
+            env=dict(entry.partition("=")[::2] for entry in config.get("Env") or ()),
         )
 
     def pull(
@@ -233,14 +240,14 @@ class Engine:
                 progress(f"pulling {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     def create(self, body: dict[str, Any], name: str, platform: str) -> str:
-        """Create a container and return its id.
+        """Create a container and return its id; an empty name lets the engine choose one.
 
         Raises:
             LaunchError: The engine refuses.
         """
         with self._translated(image=body["Image"]):
             created = self.api.create_container_from_config(
-                body, name=name, platform=platform or None
+                body, name=name or None, platform=platform or None
             )
         return str(created["Id"])
 
@@ -294,6 +301,27 @@ class Engine:
         with contextlib.suppress(KernelNotFoundError), self._translated():
             self.api.remove_container(container, v=True, force=True)
 
+    def remove_later(self, container: str) -> None:
+        """Remove a container, given by its id or name, as soon as the engine answers again; returns at once.
+
+        What has not been removed after an hour is left.
+        """
+
+        def remove() -> None:
+            pause, until = 0.2, time.monotonic() + _REMOVAL_TRIED
+            while time.monotonic() < until:
+                try:
+                    self.remove(container)
+                except BackendUnavailableError:
+                    time.sleep(pause)
+                    pause = min(pause * 2, 5.0)
+                except KernelProvisionerError:
+                    return
+                else:
+                    return
+
+        start_thread(remove)
+
     def logs(self, container: str, tail: int) -> str:
         """Return the last `tail` bytes that a container printed."""
         lines = max(20, tail // 40)  # the engine counts in lines
@@ -315,7 +343,7 @@ class Engine:
     def events(self) -> Any:
         """Return the stream of events of kernels' containers; it has `close`."""
         with self._translated():
-            return self.api.events(decode=True, filters={"type": "container", "label": [_LABEL]})
+            return self.api.events(decode=True, filters={"type": "container", "label": [LABEL]})
 
     def _tls(self) -> TLSConfig | None:
         if not self.address.tls_dir:
@@ -405,7 +433,7 @@ class EngineWatch(Watch):
     def list(self) -> dict[str, KernelExit | None]:
         """Return the kernels' containers."""
         found: dict[str, KernelExit | None] = {}
-        for container in self._engine.containers(_LABEL):
+        for container in self._engine.containers(LABEL):
             ended = None
             if container.get("State") in ("exited", "dead", "stopped"):
                 with contextlib.suppress(KernelNotFoundError):

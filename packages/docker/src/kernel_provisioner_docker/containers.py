@@ -6,6 +6,7 @@ The descriptions are the JSON bodies of the Docker Engine API, version 1.40 and 
 from __future__ import annotations
 
 import io
+import json
 import posixpath
 import re
 import tarfile
@@ -22,16 +23,24 @@ __all__ = [
     "CONNECTION_DIR",
     "CONNECTION_FILE",
     "CONTAINER_PORTS",
+    "LABEL",
     "ContainerOptions",
+    "FoundKernelspec",
     "Mount",
     "connection_archive",
     "container_body",
     "container_name",
+    "find_kernelspecs",
+    "home_of",
+    "kernelspec_dirs",
     "memory_bytes",
     "owner_of",
     "parse_mounts",
     "path_on_host",
 ]
+
+LABEL = "kernel-provisioner.backend=docker"
+"""What all our containers have; with a value, since Podman finds no events by a label's name alone."""
 
 CONNECTION_DIR = "/.kernel-provisioner"
 """A directory of our own: it belongs to the container's user, with mode 0700."""
@@ -101,6 +110,7 @@ def container_body(
     if options.init:
         # the engine's init passes signals on to the whole process group of the kernel then
         env["TINI_KILL_PROCESS_GROUP"] = "1"
+    label, _, backend = LABEL.partition("=")
     ports = {f"{port}/tcp": name for name, port in CONTAINER_PORTS.items()}
     host: dict[str, Any] = {
         "Init": options.init,
@@ -128,7 +138,7 @@ def container_body(
         "Env": [f"{name}={value}" for name, value in sorted(env.items())],
         "User": options.user,
         "WorkingDir": options.working_dir,
-        "Labels": {**options.labels, **request.labels},
+        "Labels": {**options.labels, **request.labels, label: backend},
         "ExposedPorts": {port: {} for port in ports},
         "HostConfig": host,
     }
@@ -246,6 +256,68 @@ def path_on_host(path: str, mounts: Sequence[Mount], working_dir: str) -> str | 
         inside_source = found == source or source in found.parents
         return str(found) if inside_source and found.exists() else None
     return None
+
+
+FoundKernelspec = tuple[str, dict[str, Any], dict[str, bytes]]
+"""A kernelspec of an image: its name, what kernel.json has, and its logos by their file names."""
+
+
+def kernelspec_dirs(env: Mapping[str, str], home: str) -> list[str]:
+    """Return where Jupyter in a container would look for kernelspecs, the first first.
+
+    Args:
+        env: The image's environment.
+        home: The home directory of its user; may be unknown (empty).
+    """
+    data = [path for path in env.get("JUPYTER_PATH", "").split(":") if path]
+    if home:
+        data.append(env.get("JUPYTER_DATA_DIR") or f"{home}/.local/share/jupyter")
+    prefixes = [env.get(name, "") for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DIR")]
+    prefixes += [
+        path.removesuffix("/bin")
+        for path in env.get("PATH", "").split(":")
+        if path.endswith("/bin")
+    ]
+    prefixes += ["/opt/conda", "/usr/local", "/usr"]
+    data += [f"{prefix}/share/jupyter" for prefix in prefixes if prefix]
+    return list(dict.fromkeys(f"{path}/kernels" for path in data))
+
+
+def find_kernelspecs(files: Mapping[str, bytes]) -> list[FoundKernelspec]:
+    """Return the kernelspecs among the files of a container, by their paths; malformed ones are passed over.
+
+    Of several with one name the first counts, as in Jupyter. `{resource_dir}` in argv is filled in.
+    """
+    found: dict[str, FoundKernelspec] = {}
+    for path, content in files.items():
+        folder, name = posixpath.split(path)
+        if name != "kernel.json":
+            continue
+        try:
+            spec = json.loads(content)
+        except ValueError:
+            continue
+        if not isinstance(spec, dict) or not isinstance(spec.get("argv"), list):
+            continue
+        spec["argv"] = [str(word).replace("{resource_dir}", folder) for word in spec["argv"]]
+        logos = {
+            posixpath.basename(file): data
+            for file, data in files.items()
+            if posixpath.dirname(file) == folder and posixpath.basename(file).startswith("logo-")
+        }
+        kernel = posixpath.basename(folder)
+        found.setdefault(kernel, (kernel, spec, logos))
+    return list(found.values())
+
+
+def home_of(user: str, passwd: str) -> str:
+    """Return the home directory of a container's user, as its /etc/passwd has it; empty if that is unknown."""
+    name = user.partition(":")[0] or "0"
+    for line in passwd.splitlines():
+        entry = line.split(":")
+        if len(entry) >= 6 and name in (entry[0], entry[2]):
+            return entry[5]
+    return ""
 
 
 def memory_bytes(value: Any) -> int:

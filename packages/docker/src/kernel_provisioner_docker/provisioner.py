@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
+import threading
 import time
 from typing import Any
 
 import traitlets
 
 from kernel_provisioner_core import (
+    BackendUnavailableError,
+    CommandNotFoundError,
     ConfigurationError,
     KernelConnectionInfo,
+    KernelExit,
     KernelNotFoundError,
     LaunchError,
 )
@@ -24,10 +29,14 @@ from kernel_provisioner_docker.containers import (
     CONNECTION_FILE,
     CONTAINER_PORTS,
     ContainerOptions,
+    FoundKernelspec,
     Mount,
     connection_archive,
     container_body,
     container_name,
+    find_kernelspecs,
+    home_of,
+    kernelspec_dirs,
     owner_of,
     parse_mounts,
     path_on_host,
@@ -37,9 +46,32 @@ __all__ = ["DockerProvisioner"]
 
 _PROGRESS_PAUSE = 1.0  # seconds between two lines about a pull
 
+# What an init prints when it cannot run the command: Docker's tini, Podman's catatonit.
+_INIT_SAYS = re.compile(r"^(\[FATAL tini .*exec .* failed|ERROR \(catatonit.*failed to exec)", re.M)
+
 
 class DockerProvisioner(RemoteProvisioner):
     """Runs a kernel in a container of any image that has one, on any engine that speaks Docker's API."""
+
+    # What the conformance suite may ask for beyond its core; resolve-path and working-directory with a mount of it.
+    conformance_capabilities = (
+        "interrupt",
+        "interrupt-children",
+        "interrupt-wrapped",
+        "signals",
+        "exit-codes",
+        "exit-signals",
+        "kills-descendants",
+        "persistence",
+        "resolve-path",
+        "holds-ports",
+        "captures-output",
+        "awaits-readiness",
+        "rejects-unknown-options",
+        "working-directory",
+        "filters-environment",
+        "encryption",
+    )
 
     image = traitlets.Unicode(
         config=True,
@@ -51,8 +83,8 @@ class DockerProvisioner(RemoteProvisioner):
         ["always", "missing", "never"],
         "missing",
         config=True,
-        help="When the image is pulled: `always` before each launch, `missing` if the engine does not have it, "
-        "`never`. Default: missing, as `docker run` does.",
+        help="When the image is pulled: `always` at each start of a kernel (not at restarts), `missing` if the "
+        "engine does not have it, `never`. Default: missing, as `docker run` does.",
     ).tag(example="never")
 
     working_dir = traitlets.Unicode(
@@ -173,27 +205,34 @@ class DockerProvisioner(RemoteProvisioner):
         Raises:
             ConfigurationError: No image is given, or the engine is remote and the kernel cannot encrypt.
         """
-        if not self.image:
-            raise ConfigurationError(
-                "The option `image` is missing.",
-                hint='Give it under "config" in kernel.json, or by `--set image=...`.',
-            )
-        if not self._engine.address.is_local:
-            raise ConfigurationError(
-                f"The engine {self._engine.address.url} is on another machine, which is not supported yet.",
-                hint="Use an engine on this machine.",
-            )
+        self._check_options()
         return await super().pre_launch(**kwargs)
 
     def resolve_path(self, path: str) -> str | None:
         """Return where a path of the container is on the server, through the bind mounts; None outside them."""
         return path_on_host(path, self._mounts, self._kernel_dir)
 
+    @classmethod
+    def find_kernelspecs(cls, options: dict[str, Any]) -> list[FoundKernelspec]:
+        """Return the kernelspecs of an image, for `jupyter provisioner install`; pulls it if need be.
+
+        Nothing is started: a container is made, read and removed.
+
+        Args:
+            options: The options, as kernel.json's `config` has them.
+
+        Raises:
+            ConfigurationError: No image is given.
+            LaunchError: The image cannot be had.
+            BackendUnavailableError: The engine cannot be reached.
+        """
+        return cls(**options)._find_kernelspecs()
+
     # -- the verbs ------------------------------------------------------------------------------
 
     def create(self, request: LaunchRequest) -> Handle:
         """Pull the image if need be, create the container, and put the connection file into it."""
-        image = self._ensure_image(request)
+        image = self._ensure_image(request.cancelled)
         self._mounts = parse_mounts(self.mounts, request.cwd)
         self._kernel_dir = self.working_dir or self._mounted_cwd(request.cwd) or image.working_dir
         options = ContainerOptions(
@@ -214,17 +253,31 @@ class DockerProvisioner(RemoteProvisioner):
         info = self.connection_info
         published = {name: int(info[name]) for name in CONTAINER_PORTS}  # type: ignore[literal-required]
         body = container_body(request, options, published, info["ip"])
-        container = self._engine.create(body, container_name(request.kernel_id), self.platform)
+        name = container_name(request.kernel_id)
+        try:
+            container = self._engine.create(body, name, self.platform)
+        except BackendUnavailableError:
+            self._engine.remove_later(name)  # it may have been made nevertheless
+            raise
         try:
             self._put_connection_file(container, request, self.user or image.user)
         except BaseException:
-            self._engine.remove(container)
+            self._remove(container)
             raise
         return {
             "container": container,
             "engine": self._engine.address.url,
+            "image": image.id,
+            "options": self._options(),
             "working_dir": self._kernel_dir,
         }
+
+    def is_current(self, handle: Handle, request: LaunchRequest) -> bool:
+        """Return whether the container is of the image that the name leads to now, with the options as they are."""
+        if handle["options"] != self._options():
+            return False
+        image = self._engine.image(self.image)
+        return image is None or image.id == handle["image"]
 
     def start(self, handle: Handle) -> None:
         """Start the container."""
@@ -244,8 +297,8 @@ class DockerProvisioner(RemoteProvisioner):
             self._signal_by_command(container, signum)
 
     def remove(self, handle: Handle) -> None:
-        """Remove the container."""
-        self._engine.remove(handle["container"])
+        """Remove the container; if the engine is away, once it is back."""
+        self._remove(handle["container"])
 
     def logs(self, handle: Handle, tail: int) -> str:
         """Return what the container printed."""
@@ -278,7 +331,19 @@ class DockerProvisioner(RemoteProvisioner):
     def _engine(self) -> Engine:
         return _engine_at(EngineAddress.find(self.docker_host, self.docker_context, self.tls_dir))
 
-    def _ensure_image(self, request: LaunchRequest) -> Image:
+    def _check_options(self) -> None:
+        if not self.image:
+            raise ConfigurationError(
+                "The option `image` is missing.",
+                hint='Give it under "config" in kernel.json, or by `--set image=...`.',
+            )
+        if not self._engine.address.is_local:
+            raise ConfigurationError(
+                f"The engine {self._engine.address.url} is on another machine, which is not supported yet.",
+                hint="Use an engine on this machine.",
+            )
+
+    def _ensure_image(self, cancelled: threading.Event) -> Image:
         image = None if self.pull_policy == "always" else self._engine.image(self.image)
         if image is None and self.pull_policy != "never":
             self.report_progress(f"pulling {self.image}")
@@ -287,7 +352,7 @@ class DockerProvisioner(RemoteProvisioner):
                 platform=self.platform,
                 auth=self._auth(),
                 progress=_seldom(self.report_progress),
-                cancelled=request.cancelled,
+                cancelled=cancelled,
             )
             image = self._engine.image(self.image)
         if image is None:
@@ -296,6 +361,56 @@ class DockerProvisioner(RemoteProvisioner):
                 hint="Build or load it, or set pull_policy to missing.",
             )
         return image
+
+    def _remove(self, container: str) -> None:
+        try:
+            self._engine.remove(container)
+        except BackendUnavailableError:
+            self._engine.remove_later(container)
+            raise
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the container was made from, in order to see whether it has changed."""
+        names = DockerProvisioner.class_own_traits(config=True)
+        return {name: getattr(self, name) for name in sorted(names)}
+
+    def _explain_death(self, ended: KernelExit, output: str) -> LaunchError:
+        """Say what the init's words mean, which is all that is heard of a command that cannot be run."""
+        error = super()._explain_death(ended, output)
+        command = self._request.argv[0] if self._request is not None else ""
+        if _INIT_SAYS.search(output) is None:
+            if ended.cause == "out of memory":
+                error.hint = "Give it more: `resources.memory`."
+            return error
+        if "exec format error" in output.lower():
+            return LaunchError(
+                f"The image {self.image!r} is for another architecture: its {command!r} does not run here.",
+                hint="Take an image for the engine's architecture, or set `platform`.",
+                kernel_id=self.kernel_id,
+                output=output,
+            )
+        if ended.code in (126, 127):
+            return CommandNotFoundError(
+                f"The kernel's command {command!r} is not in the image {self.image!r}, or is no program.",
+                hint="Correct `argv` in kernel.json, or take an image that has the kernel.",
+                kernel_id=self.kernel_id,
+                output=output,
+            )
+        return error
+
+    def _find_kernelspecs(self) -> list[FoundKernelspec]:
+        self._check_options()
+        image = self._ensure_image(threading.Event())
+        body = {"Image": self.image, "Entrypoint": [""], "Cmd": ["true"]}
+        container = self._engine.create(body, "", self.platform)
+        try:
+            home = home_of(self.user or image.user, self._text(container, "/etc/passwd"))
+            files: dict[str, bytes] = {}
+            for folder in kernelspec_dirs(image.env, home):
+                files = {**self._engine.files(container, folder), **files}
+            return find_kernelspecs(files)
+        finally:
+            self._remove(container)
 
     def _auth(self) -> dict[str, str] | None:
         if not self.registry_auth:

@@ -41,7 +41,7 @@ def install_kernelspec(options: argparse.Namespace) -> int:
     provisioner_class = load_provisioner(options.provisioner)
     config = config_from(provisioner_class, options.set)
     kernel_json = {
-        **_base_kernelspec(provisioner_class, config, options.argv),
+        **_base_kernelspec(provisioner_class, config, options.argv, name),
         **({"language": options.language} if options.language else {}),
         **({"interrupt_mode": options.interrupt_mode} if options.interrupt_mode else {}),
         **({"env": dict(options.env)} if options.env else {}),
@@ -76,14 +76,24 @@ def install_kernelspec(options: argparse.Namespace) -> int:
 
 
 def _base_kernelspec(
-    provisioner_class: type[Configurable], config: dict[str, Any], argv: list[str] | None
+    provisioner_class: type[Configurable],
+    config: dict[str, Any],
+    argv: list[str] | None,
+    name: str,
 ) -> dict[str, Any]:
-    """Return the kernelspec to begin with: argv, language, metadata, and `resources`, a directory of logos.
+    """Return the kernelspec to begin with: argv, language, metadata, and `resources`: a directory of logos, or those.
 
-    A provisioner that can look for kernelspecs where its kernels run (in an image, on a host) would be asked
-    here, with its options, before ipykernel's is taken.
+    Without a command, a provisioner that has `find_kernelspecs` is asked what there is where its kernels run (in an
+    image, on a host), before ipykernel's is taken. It is called with the options, and returns a list of names, contents
+    of kernel.json, and logos (file names to bytes).
     """
-    del provisioner_class, config
+    find = getattr(provisioner_class, "find_kernelspecs", None)
+    if argv is None and find is not None:
+        with output.working("looking for kernelspecs"):
+            found = find(config)
+        if found:
+            _, kernel_json, logos = _choose(found, name)
+            return {**kernel_json, "resources": logos}
     command = argv or ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     if not any("ipykernel" in word for word in command):
         return {"argv": command, "language": ""}
@@ -99,6 +109,20 @@ def _base_kernelspec(
     return {**get_kernel_dict(), "argv": command, "resources": RESOURCES}
 
 
+def _choose(found: list[Any], name: str) -> Any:
+    """Return the kernelspec to install: the only one, or the one of the name that it is to have here."""
+    if len(found) == 1:
+        return found[0]
+    for one in found:
+        if one[0] == name:
+            return one
+    names = ", ".join(sorted(one[0] for one in found))
+    raise ConfigurationError(
+        f"There are several kernelspecs: {names}.",
+        hint="Give one of these as --name, or the kernel's command at the end, after `--`.",
+    )
+
+
 def _kernels_dir(options: argparse.Namespace) -> Path:
     if options.user:
         return Path(kernelspec_manager().user_kernel_dir)
@@ -108,7 +132,12 @@ def _kernels_dir(options: argparse.Namespace) -> Path:
 
 
 def _write(
-    kernel_json: dict[str, Any], resources: str | None, name: str, kernels: Path, *, replace: bool
+    kernel_json: dict[str, Any],
+    resources: str | dict[str, bytes] | None,
+    name: str,
+    kernels: Path,
+    *,
+    replace: bool,
 ) -> Path:
     """Install through jupyter_client, beside the place, and move it there whole."""
     place = kernels / name
@@ -120,8 +149,12 @@ def _write(
         beside = stack.enter_context(_temporary_directory(kernels.parent))
         source = beside / "source"
         source.mkdir()
-        for logo in sorted(Path(resources).glob("logo-*")) if resources else []:
-            shutil.copyfile(logo, source / logo.name)
+        if isinstance(resources, dict):
+            for file, content in resources.items():
+                (source / file).write_bytes(content)
+        else:
+            for logo in sorted(Path(resources).glob("logo-*")) if resources else []:
+                shutil.copyfile(logo, source / logo.name)
         text = json.dumps(kernel_json, indent=2, ensure_ascii=False)
         (source / "kernel.json").write_text(text + "\n", encoding="utf-8")
         manager = kernelspec_manager(kernel_dirs=[str(beside / "share" / "jupyter" / "kernels")])
