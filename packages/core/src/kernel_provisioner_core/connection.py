@@ -221,51 +221,28 @@ def write_private_file(path: str | os.PathLike[str], text: str) -> None:
     Its directory is made, with mode 0700, if it is not there.
 
     Raises:
-        OSError: It cannot be written; nothing is left behind, and a file that was there is as it was.
+        OSError: It cannot be written, or the file system does not keep files private; nothing is left
+            behind, and a file that was there is as it was.
     """
     folder, name = os.path.split(os.fspath(path))
     # the random part keeps two writers apart
     beside = os.path.join(folder, f".{name}.{os.urandom(6).hex()}")
-    create_private_file(beside, text)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
+        fd = os.open(beside, flags, 0o600)
+    except FileNotFoundError:  # no directory; seldom, so it is not asked for each time
+        os.makedirs(folder or ".", mode=0o700, exist_ok=True)
+        fd = os.open(beside, flags, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            # Windows keeps access rights elsewhere; the mode bits there say nothing.
+            if sys.platform != "win32" and os.fstat(fd).st_mode & 0o077:
+                raise PermissionError(errno.EPERM, "The file system does not keep files private")
+            file.write(text)
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
-        raise
-
-
-def create_private_file(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file that is not there yet, of mode 0600 from its birth, for readers that come later.
-
-    Its directory is made, with mode 0700, if it is not there.
-
-    Raises:
-        FileExistsError: It is there; it stays as it is.
-        PermissionError: The file system does not keep files private.
-        OSError: It cannot be written. Nothing is left behind in these two cases.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        fd = os.open(path, flags, 0o600)
-    except FileNotFoundError:  # no directory; seldom, so it is not asked for each time
-        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        fd = os.open(path, flags, 0o600)
-    try:
-        try:
-            # Windows keeps access rights elsewhere; the mode bits there say nothing.
-            if sys.platform != "win32" and os.fstat(fd).st_mode & 0o077:
-                raise PermissionError(
-                    errno.EPERM, "The file system does not keep files private", path
-                )
-            data = text.encode()
-            while data:
-                data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
         raise
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import stat
 import sys
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,14 +20,13 @@ from kernel_provisioner_core.connection import (
     PORT_NAMES,
     KernelConnectionInfo,
     connection_file_write_error,
-    create_private_file,
     jupyter_runtime_dir,
-    read_connection_file,
     temporary_connection_file,
     write_connection_file,
+    write_private_file,
 )
 from kernel_provisioner_core.encryption import curve_keypair, curve_wanted
-from kernel_provisioner_core.errors import ConfigurationError, ConnectionFileError
+from kernel_provisioner_core.errors import ConfigurationError
 from kernel_provisioner_core.exits import KernelExit
 from kernel_provisioner_core.options import check_option_names
 from kernel_provisioner_core.ports import PortReservation, can_hold_ports
@@ -453,28 +451,38 @@ class KernelProvisionerBase(LoggingConfigurable, ABC, metaclass=_ProvisionerMeta
         return self._ports.ports
 
     def _write_managers_file(self, manager: Any, jupyter_session: str) -> KernelConnectionInfo:
-        """Write the manager's connection file, unless it is there and right; return what it says."""
+        """Write the manager's connection file, and return what it says; one that is there is written anew."""
         path = manager.connection_file
         if not path:
             path = manager.connection_file = temporary_connection_file()
         self._connection_file = path
+        info = manager.get_connection_info()
         try:
-            if _writes_as_jupyter_client(manager):
-                info = manager.get_connection_info()
-                if all(info[name] for name in PORT_NAMES) and _create_file(
-                    path, info, manager.kernel_name, jupyter_session
-                ):
-                    manager._connection_file_written = True
-                    return cast("KernelConnectionInfo", info)
-            if os.path.exists(path) and not _is_managers_file(path, manager):
-                os.unlink(path)
-            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            manager.write_connection_file(jupyter_session=jupyter_session)
+            if _writes_as_jupyter_client(manager) and all(info[name] for name in PORT_NAMES):
+                # what the manager's own method writes, but in one piece and in half the time
+                entries = {
+                    **info,
+                    "key": info["key"].decode(),
+                    "kernel_name": manager.kernel_name,
+                    "jupyter_session": jupyter_session,
+                }
+                write_private_file(path, json.dumps(entries, separators=(",\n ", ": ")))
+                manager._connection_file_written = True  # so that the manager removes it, as ever
+                return cast("KernelConnectionInfo", info)
+            self._let_manager_write(manager, jupyter_session)
             return cast("KernelConnectionInfo", manager.get_connection_info())
         except OSError as error:
+            raise connection_file_write_error(path, error) from error
+
+    def _let_manager_write(self, manager: Any, jupyter_session: str) -> None:
+        path = self._connection_file
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+        try:
+            manager.write_connection_file(jupyter_session=jupyter_session)
+        except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # cut off in the middle
-            raise connection_file_write_error(path, error) from error
+            raise
 
     def _tell_manager(self, manager: Any, info: Mapping[str, Any]) -> None:
         for name in PORT_NAMES:  # it takes over no port where it has one
@@ -512,42 +520,9 @@ def _name_of(provisioner: KernelProvisionerBase) -> str:
 
 
 def _writes_as_jupyter_client(manager: Any) -> bool:
-    """Return whether the manager writes its file as jupyter_client's does, and not in a way of its own."""
+    """Return whether the manager writes its file as jupyter_client's does, and not in a way of its own.
+
+    On Windows it does more: it sets the file's access list.
+    """
     method = getattr(type(manager), "write_connection_file", None)
     return os.name == "posix" and getattr(method, "__module__", "") == "jupyter_client.connect"
-
-
-def _create_file(
-    path: str, info: Mapping[str, Any], kernel_name: str, jupyter_session: str
-) -> bool:
-    """Write what the manager's own method would, in a fraction of its time; return whether that could be done."""
-    entries = {
-        **info,
-        "key": info["key"].decode(),
-        "kernel_name": kernel_name,
-        "jupyter_session": jupyter_session,
-    }
-    try:
-        # one entry a line, as with indent=1, which would take Python's slow encoder
-        create_private_file(path, json.dumps(entries, separators=(",\n ", ": ")))
-    except (FileExistsError, PermissionError):
-        return False
-    # as jupyter_client does: in a directory of several users, only the owner can remove the file
-    folder = os.path.dirname(path)
-    if folder:
-        mode = stat.S_IMODE(os.stat(folder).st_mode)
-        if not mode & stat.S_ISVTX:
-            with contextlib.suppress(OSError):  # another user's directory
-                os.chmod(folder, mode | stat.S_ISVTX)
-    return True
-
-
-def _is_managers_file(path: str, manager: Any) -> bool:
-    """Return whether a connection file is whole, private, and says what the manager says."""
-    try:
-        found = read_connection_file(path)
-    except ConnectionFileError:
-        return False
-    expected = manager.get_connection_info()
-    expected["key"] = expected["key"].decode()
-    return all(found.get(name) == value for name, value in expected.items())
