@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 from services import _image, _machine
@@ -115,3 +117,29 @@ def _answers(kubeconfig: str | None) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and done.stdout.strip() == b"ok"
+
+
+def is_ours() -> bool:
+    """Return whether the cluster of this environment is the one that `up` starts, whose parts a test may stop."""
+    ours = _folder() / "run" / "kubeconfig"
+    return os.environ.get("KUBECONFIG") == str(ours) and ours.exists()
+
+
+def stop_api_server() -> None:
+    """End the API server of our cluster, as an upgrade does; pods go on."""
+    pid = int((_folder() / "run" / "pid" / "kube-apiserver").read_text())
+    os.kill(pid, signal.SIGTERM)
+    while _is_running(pid):
+        time.sleep(0.05)
+
+
+def start_api_server() -> None:
+    """Start the API server of our cluster again, and wait until it answers."""
+    _machine.run(str(_HERE / "up.sh"), env=os.environ | {"K8S_SERVICES": "1"})
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -289,6 +289,7 @@ class KubernetesProvisioner(RemoteProvisioner):
         self._forwarder: Forwarder | None = None
         self._direct = False
         self._cancelled = threading.Event()
+        self._container_started = True
 
     # -- the contract ---------------------------------------------------------------------------
 
@@ -354,6 +355,7 @@ class KubernetesProvisioner(RemoteProvisioner):
         from kernel_provisioner_k8s.manifests import PodOptions, build_pod, build_secret
 
         self._cancelled = request.cancelled
+        self._container_started = False
         cluster = self._cluster()
         namespace = self.namespace or cluster.namespace
         name = pod_name(request.kernel_id, secrets.token_hex(3))
@@ -413,6 +415,7 @@ class KubernetesProvisioner(RemoteProvisioner):
                     story.check_time()
                     continue
                 if story.learn(kind, what):
+                    self._container_started = True
                     return
         finally:
             feed.close()
@@ -455,11 +458,12 @@ class KubernetesProvisioner(RemoteProvisioner):
         from kernel_provisioner_k8s.client import pod_path
 
         ended = self._liveness is not None and self._liveness.ended is not None
-        # without a grace the object would vanish before the process; what has ended needs none
+        # Without a grace the object would vanish before the process. What does not run needs none, and with one, the
+        # pod of a container that cannot start lingers for half a minute.
         self._delete(
             self._cluster(),
             pod_path(handle["namespace"], handle["name"]),
-            grace=0 if ended else _SHORT_GRACE,
+            grace=_SHORT_GRACE if self._container_started and not ended else 0,
             uid=handle["uid"],
             strict=True,
         )

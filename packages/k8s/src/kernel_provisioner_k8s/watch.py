@@ -100,8 +100,12 @@ class PodWatch(Watch):
                 "allowWatchBookmarks": "true",
                 "timeoutSeconds": str(_LENGTH),
             }
-            with self._failures():
-                stream = self._load().follow(pods_path(self._namespace), query, _SILENCE)
+            try:
+                with self._failures():
+                    stream = self._load().follow(pods_path(self._namespace), query, _SILENCE)
+            except _TooOldError:
+                yield "", None
+                continue
             self._stream = stream
             try:
                 if stopping.is_set():
@@ -151,6 +155,8 @@ class PodWatch(Watch):
         except BackendUnavailableError:
             raise
         except KernelProvisionerError as error:
+            if isinstance(error, RefusedError) and error.status == _GONE:
+                raise _TooOldError from error
             with self._pods_lock:
                 self._refused = error
                 for reader in self._readers.values():
@@ -197,6 +203,10 @@ class PodWatch(Watch):
                 liveness.set_unknown()
             return
         super()._tell(name, ended)
+
+
+class _TooOldError(Exception):
+    """Raised when the server does not remember the version that is to be followed from."""
 
 
 class EventFeed:
