@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from queue import Empty
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -49,6 +49,7 @@ _SIGINT, _SIGKILL, _SIGTERM = 2, 9, 15
 _PATIENCE = 20.0  # seconds that a launch tries on while the API server is away
 _LOOK = 0.2  # seconds between two looks at whether a launch is cancelled
 _DIAL_LIMIT = 5.0  # seconds
+_START_LIMIT = 60.0  # seconds without news until a pod is given up, at least; launch_timeout begins when it runs
 _SHORT_GRACE = 1  # seconds; the least with which a pod's end is seen
 # What the events of a launch say that its reader wants to know.
 _TOLD = {
@@ -409,12 +410,10 @@ class KubernetesProvisioner(RemoteProvisioner):
         story = _Launch(self, feed)
         try:
             while not self._cancelled.is_set():
-                try:
-                    kind, what = news.get(timeout=_LOOK)
-                except Empty:
+                kind, what = _next(news)
+                if not kind:
                     story.check_time()
-                    continue
-                if story.learn(kind, what):
+                elif story.learn(kind, what):
                     self._container_started = True
                     return
         finally:
@@ -615,6 +614,14 @@ class KubernetesProvisioner(RemoteProvisioner):
         super()._forget_connection()
 
 
+def _next(news: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
+    """Return the next piece of news, or an empty one after a while."""
+    try:
+        return news.get(timeout=_LOOK)
+    except Empty:
+        return "", None
+
+
 class _Launch:
     """What is known of a pod on its way to running.
 
@@ -660,7 +667,7 @@ class _Launch:
         # without the events nobody knows whether an image is pulled
         if self._pulling or (self._feed.refused and not self._warning):
             self._since = now
-        limit = max(provisioner.launch_timeout, 1.0)
+        limit = max(provisioner.launch_timeout, _START_LIMIT)
         if now - self._since > limit:
             raise LaunchTimeoutError(
                 f"The pod has not started after {limit:g} s: it is {self._stage or 'unknown to the API server'}.",
@@ -672,26 +679,26 @@ class _Launch:
         words = status.command_missing(pod)
         if words:
             raise CommandNotFoundError(
-                f"The kernel's command cannot be run: {words}",
+                f"The kernel's command cannot be run: {words.rstrip('.')}.",
                 hint="argv of kernel.json runs as it is: is its first word a program of the image?",
             )
         if status.has_started(pod):
             self._report("started")
             return True
-        ended = status.kernel_exit(pod)
-        if ended is not None:
-            raise LaunchError(f"The pod has ended before the kernel ran: {ended.reason}.")
         trouble = status.trouble(pod)
-        if trouble is None:
-            self._unscheduled = None
-        elif trouble.reason in ("Unschedulable", "SchedulerError"):
+        ended = status.kernel_exit(pod)
+        if trouble is not None and trouble.reason in ("Unschedulable", "SchedulerError"):
             if self._unscheduled is None:
                 self._unscheduled = time.monotonic(), trouble
                 self._report(f"unschedulable: {trouble.message}")
             self._unscheduled = self._unscheduled[0], trouble
             self.check_time()
-        else:
+        elif trouble is not None:
             raise _refused(trouble)
+        elif ended is not None:
+            raise LaunchError(f"The pod has ended before the kernel ran: {ended.reason}.")
+        else:
+            self._unscheduled = None
         self._report(status.stage(pod))
         return False
 
@@ -721,7 +728,7 @@ def _refused(trouble: status.Trouble) -> LaunchError:
         words in trouble.message for words in missing
     ):
         return CommandNotFoundError(
-            f"The kernel's command cannot be run: {trouble.message}",
+            f"The kernel's command cannot be run: {trouble.message.rstrip('.')}.",
             hint="argv of kernel.json runs as it is: is its first word a program of the image?",
         )
-    return LaunchError(f"{trouble.reason}: {trouble.message}", hint=trouble.hint)
+    return LaunchError(f"{trouble.reason}: {trouble.message.rstrip('.')}.", hint=trouble.hint)
