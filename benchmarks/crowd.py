@@ -176,7 +176,7 @@ async def _answer(manager: Any) -> bool:
         for _ in range(120):
             with contextlib.suppress(queue.Empty):
                 await client.get_shell_msg(timeout=1)
-                return await manager.is_alive()
+                return await manager.is_alive() and await _beats(manager)
             if not await manager.is_alive():
                 break
         return False
@@ -188,6 +188,17 @@ def _waited() -> float:
     """Return for how long this thread was ready to run while others had the processors (proc(5), schedstat)."""
     with open("/proc/thread-self/schedstat", "rb") as file:
         return int(file.read().split()[1]) * 1e-9
+
+
+async def _beats(manager: Any) -> bool:
+    """Return whether the heartbeat answers: ipykernel goes on without it if its port was taken."""
+    with manager.connect_hb() as heart:
+        heart.send(b"ping")
+        for _ in range(100):
+            if heart.poll(0):
+                return True
+            await asyncio.sleep(0.05)
+    return False
 
 
 class _Ticker:
