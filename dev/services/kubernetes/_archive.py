@@ -10,11 +10,13 @@ import hashlib
 import io
 import json
 import platform
+import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from services import _image
+from services import _image, _machine
 
 _ENVIRONMENT = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -22,6 +24,14 @@ _ENVIRONMENT = [
 ]
 _SHELLS = ("sh", "dash", "bash", "rbash")
 _WHITEOUT = ".wh."
+_SERVER = ["importlib-metadata", "jupyter-server", "kubernetes"]
+_FOR_DEBIANS_PYTHON = [
+    "--python-version=3.11",
+    "--implementation=cp",
+    "--only-binary=:all:",
+    f"--platform=manylinux2014_{platform.machine()}",
+    f"--platform=manylinux_2_28_{platform.machine()}",
+]
 
 
 def write(path: Path, root_filesystem: Path) -> None:
@@ -40,6 +50,11 @@ def write(path: Path, root_filesystem: Path) -> None:
         "nonroot": (_nonroot_layer(passwd), {"User": "1000:100", "WorkingDir": "/home/jovyan"}),
         "noshell": (_noshell_layer(), {}),
     }
+    server = f"docker.io/{_image.NAME.rpartition('/')[0]}/server:test"
+    names = {variant: f"docker.io/{_image.NAME}:{variant}" for variant in variants} | {
+        "server": server
+    }
+    variants["server"] = _server_layer(), {}
     beside = path.with_suffix(".part")
     base_digest = _digest_of(root_filesystem)
     manifest = []
@@ -56,7 +71,7 @@ def write(path: Path, root_filesystem: Path) -> None:
             manifest.append(
                 {
                     "Config": name,
-                    "RepoTags": [f"docker.io/{_image.NAME}:{variant}"],
+                    "RepoTags": [names[variant]],
                     "Layers": [f"{digest}/layer.tar" for digest in digests],
                 }
             )
@@ -80,6 +95,19 @@ def _noshell_layer() -> bytes:
         for shell in _SHELLS:
             _add(layer, f"usr/bin/{_WHITEOUT}{shell}", b"")
     return made.getvalue()
+
+
+def _server_layer() -> bytes:
+    """Return a layer with what a Jupyter Server in the cluster needs beside the kernel's own packages."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "opt", "server")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+        command += ["--disable-pip-version-check", "--target", str(target), *_FOR_DEBIANS_PYTHON]
+        _machine.run(*command, *_SERVER)
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as layer:
+            layer.add(Path(folder, "opt"), "opt", filter=_anonymous)
+        return made.getvalue()
 
 
 def _config(digests: list[str], settings: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ async def ended(kernel, seconds=20):
 
 async def interrupted(kernel, code):
     """Interrupt code in the middle, and return after how many seconds the kernel answers."""
-    message = kernel.client.execute(f"print('busy', flush=True)\n{code}")
+    code = f"print('busy', flush=True)\n{code}"
+    message = kernel.client.execute(code, stop_on_error=False)  # what comes next is not aborted
     while True:
         told = await kernel.client.get_iopub_msg(timeout=20)
         if told["parent_header"].get("msg_id") == message and told["msg_type"] == "stream":

@@ -426,43 +426,26 @@ class KubernetesProvisioner(RemoteProvisioner):
 
     def signal(self, handle: Handle, signum: int) -> None:
         """Signal the kernel and its descendants by a command in its container; see `signalling`."""
-        from kernel_provisioner_k8s.client import CommandUnavailableError
-
         pod = self._pod_watch(handle).pod(handle["name"])
         if pod and not status.has_started(pod):
             if signum in (_SIGKILL, _SIGTERM):
                 self.remove(handle)
             return
-        cluster = self._cluster()
-        for command in signal_commands(handle["program"], handle["file"], signum):
-            try:
-                code, output = cluster.execute(
-                    handle["namespace"], handle["name"], KERNEL_CONTAINER, command
-                )
-            except CommandUnavailableError:
-                continue
-            if code == 0:
-                if signum == _SIGKILL and not self.share_process_namespace:
-                    break  # process 1 does not hear it
-                return
-            if code == NOT_FOUND:
-                break
-            raise SignalError(
-                f"The kernel in pod {handle['name']} could not be signalled: {output.strip() or f'code {code}'}."
-            )
-        self._signal_otherwise(handle, signum)
+        if not self._signal_beside(handle, signum):
+            self._signal_otherwise(handle, signum)
 
     def remove(self, handle: Handle) -> None:
         """Delete the pod, and with it the Secret; silent if it is gone."""
         from kernel_provisioner_k8s.client import pod_path
 
+        # Deleted without a grace, the object would vanish before the process; with one, it lingers for many seconds,
+        # half a minute if its container cannot start. So the kernel is killed first where that can be done.
         ended = self._liveness is not None and self._liveness.ended is not None
-        # Without a grace the object would vanish before the process. What does not run needs none, and with one, the
-        # pod of a container that cannot start lingers for half a minute.
+        done = ended or not self._container_started or self._kill_beside(handle)
         self._delete(
             self._cluster(),
             pod_path(handle["namespace"], handle["name"]),
-            grace=_SHORT_GRACE if self._container_started and not ended else 0,
+            grace=0 if done else _SHORT_GRACE,
             uid=handle["uid"],
             strict=True,
         )
@@ -558,6 +541,42 @@ class KubernetesProvisioner(RemoteProvisioner):
         except BackendUnavailableError:
             if strict:
                 raise
+
+    def _signal_beside(self, handle: Handle, signum: int) -> bool:
+        """Signal the kernel by a command in its container; return whether it has heard.
+
+        Raises:
+            KernelNotFoundError: The container does not run.
+            SignalError: The container's user may not signal the kernel.
+        """
+        from kernel_provisioner_k8s.client import CommandUnavailableError
+
+        cluster = self._cluster()
+        for command in signal_commands(handle["program"], handle["file"], signum):
+            try:
+                code, output = cluster.execute(
+                    handle["namespace"], handle["name"], KERNEL_CONTAINER, command
+                )
+            except CommandUnavailableError:
+                continue
+            if code == 0:
+                # without a shared namespace it is process 1, which does not hear this one
+                return signum != _SIGKILL or self.share_process_namespace
+            if code == NOT_FOUND:
+                return False
+            raise SignalError(
+                f"The kernel in pod {handle['name']} could not be signalled: {output.strip() or f'code {code}'}."
+            )
+        return False
+
+    def _kill_beside(self, handle: Handle) -> bool:
+        """Kill the kernel by a command; return whether it is dead now."""
+        try:
+            return self._signal_beside(handle, _SIGKILL)
+        except KernelNotFoundError:
+            return True
+        except (SignalError, BackendUnavailableError):
+            return False
 
     def _signal_otherwise(self, handle: Handle, signum: int) -> None:
         """Do what can be done where no command reaches the kernel."""
