@@ -19,6 +19,17 @@ PACKAGES = ["python3", "python3-pip", "ca-certificates"]
 # How this machine reaches package indexes; of the rest of it nothing is taken over.
 _FILES = ["/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"]
 _VARIABLES = ("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy")
+# A container engine needs control groups, and a root that is a mount and no chroot.
+_ENTER = """\
+set -e
+mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts {root}/dev/pts
+mount --rbind /sys {root}/sys
+mount --rbind {root} {root}
+cd {root}
+pivot_root . mnt
+umount --lazy /mnt
+exec chroot . sh -c {inside}
+"""
 _OURS = ("CI", "KERNEL_PROVISIONERS_")
 
 
@@ -37,10 +48,8 @@ def run(command: list[str]) -> int:
         for name in filter(os.path.exists, _FILES):
             shutil.copyfile(name, root / name.lstrip("/"))
         _copy_repository(root / "root" / ROOT.name)
-        mount = ["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620", "devpts"]
         inside = f"cd /root/{shlex.quote(ROOT.name)} && exec {shlex.join(command)}"
-        enter = f"{shlex.join([*mount, str(root / 'dev/pts')])} && "
-        enter += f"exec {shlex.join(['chroot', str(root), 'sh', '-c', inside])}"
+        enter = _ENTER.format(root=shlex.quote(str(root)), inside=shlex.quote(inside))
         isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         isolated += [f"--mount-proc={root / 'proc'}", "sh", "-c", enter]
         return show(isolated, env=_environ()).returncode
