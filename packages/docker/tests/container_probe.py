@@ -1,5 +1,6 @@
 """Sees kernels' containers past the provisioner, through a client of its own."""
 
+import functools
 import json
 
 import docker
@@ -12,7 +13,11 @@ class ContainerProbe(Probe):
     """Asks an engine for the containers that carry a kernel's id."""
 
     def __init__(self, url):
-        self._api = docker.APIClient(base_url=url, version="auto")
+        self._url = url
+
+    @functools.cached_property
+    def _api(self):
+        return docker.APIClient(base_url=self._url, version="auto")
 
     def is_running(self, kernel: KernelIdentity):
         return any(
@@ -46,6 +51,9 @@ class ContainerProbe(Probe):
                 self._api.remove_container(container["Id"], force=True, v=True)
             except NotFound:
                 continue
+            except APIError as error:
+                if error.status_code != 409:  # it is being removed already
+                    raise
 
     def _containers(self, kernel):
         label = f"kernel-provisioner.kernel-id={kernel.kernel_id}"
@@ -54,7 +62,7 @@ class ContainerProbe(Probe):
     def _top(self, container):
         try:
             return self._api.top(container)["Processes"] or []
-        except APIError:  # it has ended meanwhile
+        except (APIError, ValueError):  # it has ended meanwhile; Podman says so by an empty answer
             return []
 
     def _kernels_process(self, container):

@@ -1,4 +1,4 @@
-"""The conformance suite on a real engine."""
+"""The conformance suite on real engines: Docker, and Podman behind Docker's interface."""
 
 import os
 import sys
@@ -7,33 +7,34 @@ from pathlib import Path
 import pytest
 
 from kernel_provisioner_core.conformance import ProvisionerConformance, Target
-from kernel_provisioner_core.conformance import kernel as tiny_kernel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from container_probe import ContainerProbe
-
-IMAGE = "kernel-provisioners/kernel:test"
-TINY = str(Path(tiny_kernel.__file__).parent)
+from kernel_containers import ENGINE, IMAGE, IPYKERNEL, TINY, TINY_MOUNT
 
 
 def target(url):
     return Target(
         provisioner="kernel-provisioner-docker",
         config={
-            "image": IMAGE,
+            "image": f"{IMAGE}:test",
             "docker_host": url,
             "pull_policy": "never",
-            "mounts": [f"{TINY}:/conformance:ro", "cwd"],
+            "mounts": [TINY_MOUNT, "cwd"],
         },
         probe=ContainerProbe(url),
-        kernel=["python3", "/conformance/kernel.py"],
-        ipykernel=["python3", "-m", "ipykernel_launcher"],
+        kernel=TINY,
+        ipykernel=IPYKERNEL[:3],
+        launch_limit=90,  # a busy engine starts 20 containers at once
+        time_limit=240,
     )
-
-
-DOCKER = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
 @pytest.mark.needs("docker")
 class TestDocker(ProvisionerConformance):
-    target = target(DOCKER)
+    target = target(ENGINE)
+
+
+@pytest.mark.needs("podman")
+class TestPodman(ProvisionerConformance):
+    target = target(os.environ.get("KERNEL_PROVISIONERS_PODMAN", ""))

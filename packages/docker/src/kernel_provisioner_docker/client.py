@@ -515,7 +515,7 @@ def _disk_full(text: str) -> LaunchError:
 def _api_error(error: docker.errors.APIError, image: str) -> KernelProvisionerError:
     text = str(error.explanation or error)
     low = text.lower()
-    if isinstance(error, docker.errors.ImageNotFound) or (image and error.status_code == 404):
+    if image and error.status_code == 404 and "network" not in low:
         return _pull_error(image, text)
     if error.status_code == 404 and any(word in low for word in _GONE):
         return KernelNotFoundError(f"The engine does not have it: {text}.")

@@ -389,14 +389,12 @@ class DockerProvisioner(RemoteProvisioner):
                 kernel_id=self.kernel_id,
                 output=output,
             )
-        if ended.code in (126, 127):
-            return CommandNotFoundError(
-                f"The kernel's command {command!r} is not in the image {self.image!r}, or is no program.",
-                hint="Correct `argv` in kernel.json, or take an image that has the kernel.",
-                kernel_id=self.kernel_id,
-                output=output,
-            )
-        return error
+        return CommandNotFoundError(
+            f"The kernel's command {command!r} is not in the image {self.image!r}, or is no program.",
+            hint="Correct `argv` in kernel.json, or take an image that has the kernel.",
+            kernel_id=self.kernel_id,
+            output=output,
+        )
 
     def _find_kernelspecs(self) -> list[FoundKernelspec]:
         self._check_options()
@@ -466,13 +464,14 @@ class DockerProvisioner(RemoteProvisioner):
 
 
 # $1 is the signal, $2 the connection file. Signals the processes that name the file in their command line, and all
-# their descendants, found through /proc; exit 3 if there is none.
+# their descendants, found through /proc; exit 3 if there is none. An init names it too, and would pass the signal on.
 _SIGNAL_SCRIPT = r"""
 found=
 for d in /proc/[0-9]*; do
   p=${d#/proc/}; [ "$p" = $$ ] && continue
   if tr '\0' '\n' <"$d/cmdline" 2>/dev/null | grep -qxF -- "$2"; then found="$found $p"; fi
 done
+case $found in ' 1 '*) found=${found# 1};; esac
 [ -n "$found" ] || exit 3
 all=$found; next=$found
 while [ -n "$next" ]; do
