@@ -1,4 +1,7 @@
-"""OpenSSH servers of our own: keys, configuration and port apart from any other on the machine, on loopback or in a namespace."""
+"""OpenSSH servers of our own.
+
+Keys, configuration and port apart from any other on the machine, on loopback or in a namespace.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ import paramiko
 
 from kernel_provisioner_core.errors import BackendUnavailableError, ConfigurationError
 from kernel_provisioner_core.forwarder import Duplex
+from kernel_provisioner_ssh.commands import SHELL
 
 __all__ = ["Answer", "Client", "ForwardingRefusedError", "Hop", "Stage", "Target", "resolve"]
 
@@ -30,13 +31,16 @@ _DEFAULT_TIMEOUT = 30.0  # seconds; TCP's own limit is two minutes
 _MOST_HOPS = 8
 _MOST_INCLUDES = 16  # as OpenSSH
 
-_BURST_PAUSE = 0.2  # seconds, then more: sshd has refused a connection since too many are just being made
+_BURST_PAUSE = (
+    0.2  # seconds, then more: sshd has refused a connection since too many are just being made
+)
 _MOST_TRIES = 8
 _WINDOW = 1 << 21  # bytes of a channel that may be on their way
 _SESSIONS = 8  # at a time; sshd's MaxSessions is 10, and one is the watch's
 _MOST_ANSWER = 1 << 26  # bytes
 
 _log = logging.getLogger(__name__)
+_UnknownKeyType: type[Exception] = paramiko.pkey.UnknownKeyType
 # paramiko logs as errors what is none (a kernel that does not listen yet), and what our errors say better.
 _QUIET = "kernel_provisioner_ssh.paramiko"
 
@@ -308,7 +312,10 @@ def _check_name(name: str, what: str, *, anything: bool = False) -> None:
 
 
 class Client:
-    """One authenticated connection to a host, over its jump hosts; made by `connect`. Its methods may be called from any thread."""
+    """One authenticated connection to a host, over its jump hosts; made by `connect`.
+
+    Its methods may be called from any thread.
+    """
 
     def __init__(self, target: Target, transports: list[paramiko.Transport]) -> None:
         self._target = target
@@ -380,7 +387,7 @@ class Client:
             channel = self._open_session(limit)
             try:
                 return self._converse(channel, script, limit)
-            except (TimeoutError, socket.timeout) as error:
+            except TimeoutError as error:
                 raise self._silent(timeout) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise self._lost(error) from error
@@ -397,7 +404,7 @@ class Client:
         """
         channel = self._open_session(time.monotonic() + timeout)
         try:
-            channel.exec_command(_shell())
+            channel.exec_command(SHELL)
             channel.sendall(script.encode(errors="surrogateescape"))
         except (paramiko.SSHException, OSError, EOFError) as error:
             channel.close()
@@ -442,7 +449,7 @@ class Client:
 
     def _converse(self, channel: paramiko.Channel, script: str, limit: float) -> Answer:
         channel.settimeout(max(0.1, limit - time.monotonic()))
-        channel.exec_command(_shell())
+        channel.exec_command(SHELL)
         with contextlib.suppress(OSError):  # a shell that ends early says why
             channel.sendall(script.encode(errors="surrogateescape"))
             channel.shutdown_write()
@@ -510,7 +517,8 @@ class Stream:
 class _ChannelDuplex:
     """A channel to a port of the remote host, as the forwarder uses it.
 
-    A channel's own `fileno` would cost two file descriptors, and its closing could write into another file's. What arrives
+    A channel's own `fileno` would cost two file descriptors, and its closing could write into another file's. What
+    arrives
     is told by the buffer's event instead.
     """
 
@@ -528,7 +536,7 @@ class _ChannelDuplex:
     def recv(self, size: int) -> bytes:
         try:
             return self._channel.recv(size)
-        except (TimeoutError, socket.timeout) as error:
+        except TimeoutError as error:
             raise BlockingIOError from error
         except (paramiko.SSHException, EOFError) as error:
             raise ConnectionError(str(error)) from error
@@ -536,7 +544,7 @@ class _ChannelDuplex:
     def send(self, data: memoryview) -> int:
         try:
             sent = self._channel.send(bytes(data[: 1 << 15]))
-        except (TimeoutError, socket.timeout) as error:
+        except TimeoutError as error:
             raise BlockingIOError from error
         except (paramiko.SSHException, EOFError) as error:
             raise ConnectionError(str(error)) from error
@@ -570,12 +578,6 @@ class _Notice:
         return self._set
 
 
-def _shell() -> str:
-    from kernel_provisioner_ssh.commands import SHELL
-
-    return SHELL
-
-
 def _connect_hop(
     hop: Hop,
     through: paramiko.Transport | None,
@@ -593,7 +595,9 @@ def _connect_hop(
         except _BurstError as error:
             sock.close()
             # not all at the same time again
-            pause = _BURST_PAUSE * (1 + attempt) * (0.5 + int.from_bytes(os.urandom(1), "big") / 255)
+            pause = (
+                _BURST_PAUSE * (1 + attempt) * (0.5 + int.from_bytes(os.urandom(1), "big") / 255)
+            )
             if attempt == _MOST_TRIES - 1 or time.monotonic() + pause > limit:
                 raise BackendUnavailableError(
                     f"{hop} accepts connections, and ends them before its sshd says a word.",
@@ -617,6 +621,11 @@ def _connect_hop(
     raise AssertionError("unreachable")
 
 
+def _said_nothing(transport: paramiko.Transport) -> bool:
+    """Return whether the server hung up without its version, as it does when it has too much to do."""
+    return not transport.remote_version.startswith("SSH-")
+
+
 class _BurstError(Exception):
     """Raised when the server hung up before it said who it is."""
 
@@ -633,9 +642,8 @@ class _Timer:
         self._begun = now
 
 
-def _open_socket(
-    hop: Hop, through: paramiko.Transport | None, limit: float, timer: _Timer
-) -> Any:
+def _open_socket(hop: Hop, through: paramiko.Transport | None, limit: float, timer: _Timer) -> Any:
+    sock: Any
     if through is not None:
         sock = _open_through(hop, through, limit)
     elif hop.proxy_command and hop.proxy_command.lower() != "none":
@@ -707,8 +715,8 @@ def _open_by_command(hop: Hop) -> socket.socket:
     with theirs:
         process = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {hop.proxy_command}"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             start_new_session=True,
         )
     threading.Thread(target=process.wait, name="kernel-proxy-command", daemon=True).start()
@@ -731,8 +739,7 @@ def _negotiate(hop: Hop, sock: Any, limit: float, timer: _Timer) -> paramiko.Tra
         transport.start_client(timeout=max(0.1, limit - time.monotonic()))
     except (paramiko.SSHException, OSError, EOFError) as error:
         transport.close()
-        banner = transport.remote_version
-        if not banner or "Exceeded MaxStartups" in str(error):
+        if _said_nothing(transport):
             if isinstance(error, paramiko.SSHException) and time.monotonic() >= limit:
                 raise BackendUnavailableError(
                     f"{hop} accepts connections, and has not said that it is an sshd within "
@@ -869,23 +876,26 @@ def _add_host_key(hop: Hop, name: str, key: paramiko.PKey) -> None:
 # -- authentication -----------------------------------------------------------------------------
 
 
-def _authenticate(
-    hop: Hop, transport: paramiko.Transport, target: Target, ask: Ask | None
-) -> None:
-    """Try what the server allows: keys (with certificates) of files and of the agent, then questions, then a password."""
+def _authenticate(hop: Hop, transport: paramiko.Transport, target: Target, ask: Ask | None) -> None:
+    """Try what the server allows.
+
+    Keys (with certificates) of files and of the agent, then questions, then a password.
+    """
     tried: list[str] = []
     allowed: list[str] = []  # by the server; empty while it has not said
     try:
         if _offer_keys(hop, transport, tried, allowed, ask):
             return
-        password = os.environ.get(target.password_variable) if target.password_variable else None  # noqa: TID251
+        password = os.environ.get(target.password_variable) if target.password_variable else None
         for method in ("keyboard-interactive", "password"):
-            if allowed and method not in allowed or (password is None and ask is None):
+            if (allowed and method not in allowed) or (password is None and ask is None):
                 continue
             tried.append(method)
             try:
                 if method == "password":
-                    word = password if password is not None else ask and ask(f"Password for {hop}: ")
+                    word = (
+                        password if password is not None else ask and ask(f"Password for {hop}: ")
+                    )
                     left = transport.auth_password(hop.user, word or "", fallback=False)
                 else:
                     left = transport.auth_interactive(hop.user, _answerer(hop, password, ask))
@@ -900,12 +910,14 @@ def _authenticate(
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise BackendUnavailableError(
             f"{hop} has ended the connection while we authenticated as {hop.user!r}: {_words(error)}.",
-            hint="With many keys, set `identity_file`, or IdentitiesOnly in ~/.ssh/config: sshd counts each (MaxAuthTries).",
+            hint="With many keys, set `identity_file`, or IdentitiesOnly in ~/.ssh/config: sshd counts each "
+            "(MaxAuthTries).",
         ) from error
     raise BackendUnavailableError(
         f"{hop} refuses us as {hop.user!r}: {', '.join(tried) or 'there is no key to try'}"
         f"{'; it allows ' + ', '.join(allowed) if allowed else ''}.",
-        hint="Set `identity_file` or `user` in kernel.json, load the key into your ssh-agent, or name an environment variable "
+        hint="Set `identity_file` or `user` in kernel.json, load the key into your ssh-agent, or name an "
+        "environment variable "
         f"with the password in `password_variable`. `ssh {hop.alias}` has to work without a question.",
     )
 
@@ -934,9 +946,11 @@ def _offer_keys(
 def _keys(hop: Hop, tried: list[str], ask: Ask | None) -> Iterator[tuple[str, paramiko.PKey]]:
     """Return the keys to try, with names for messages: those of files, certificates first, and the agent's."""
     agent = _agent_keys(hop)
-    offered = set()
+    offered: set[bytes] = set()
     for name in hop.identity_files:
-        certificates = [c for c in (f"{name}-cert.pub", *hop.certificate_files) if os.path.exists(c)]
+        certificates = [
+            c for c in (f"{name}-cert.pub", *hop.certificate_files) if os.path.exists(c)
+        ]
         if not os.path.exists(name):
             yield from _agents_key_for(name, agent, offered)
             continue
@@ -979,9 +993,9 @@ def _load_key(name: str, tried: list[str], ask: Ask | None) -> paramiko.PKey | N
         passphrase = ask(f"Passphrase of {name}: ") if ask is not None else None
         if passphrase:
             with contextlib.suppress(paramiko.SSHException, ValueError):
-                return paramiko.PKey.from_path(name, passphrase.encode())
+                return paramiko.PKey.from_path(name, cast(Any, passphrase.encode()))
         tried.append(f"{name} (it has a passphrase)")
-    except (paramiko.SSHException, paramiko.UnknownKeyType, OSError, ValueError) as error:
+    except (paramiko.SSHException, _UnknownKeyType, OSError, ValueError) as error:
         tried.append(f"{name} ({_words(error)})")
     return None
 

@@ -1,7 +1,7 @@
 """What is run on the remote host, as text for `/bin/sh` there; values in, a script out.
 
-A script goes through the standard input of a shell, so nothing of it is on a command line. Every value is quoted. What a
-script has to say it says in lines that begin with a mark, which the noise of start-up files cannot contain:
+A script goes through the standard input of a shell, so nothing of it is on a command line. Every value is quoted.
+What a script has to say it says in lines that begin with a mark, which the noise of start-up files cannot contain:
 
     MARK ok DIRECTORY PORTS...      MARK error WHAT      MARK gone
 """
@@ -112,8 +112,8 @@ class Launch:
         setup: Shell commands that are run before.
         login_shell: Whether setup and kernel are run by a login shell.
         lease: How long the kernel lives without its owner, in seconds; 0 for ever.
-        writes_ports_back: Whether the kernel chooses its ports and writes them into the connection file; else they are chosen
-            on the host, before.
+        writes_ports_back: Whether the kernel chooses its ports and writes them into the connection file; else they
+            are chosen on the host, before.
         seed: Makes the host's choice of ports another one than that of other launches.
     """
 
@@ -210,7 +210,7 @@ def kernel_script(launch: Launch) -> str:
     if launch.login_shell:
         lines += [
             "case ${SHELL##*/} in",
-            "  sh | bash | dash | ash | ksh | mksh | zsh) exec \"$SHELL\" -l ./start.sh ;;",
+            '  sh | bash | dash | ash | ksh | mksh | zsh) exec "$SHELL" -l ./start.sh ;;',
             "  *) exec /bin/sh -l ./start.sh ;;",
             "esac",
         ]
@@ -222,7 +222,9 @@ def kernel_script(launch: Launch) -> str:
 def start_script(launch: Launch) -> str:
     """Return `start.sh`: environment, working directory, setup commands, and then the kernel in its place."""
     lines = [f"connection_file=$PWD/{shlex.quote(launch.connection_file)}"]
-    lines += [f"export {_variable(name)}={shlex.quote(value)}" for name, value in launch.env.items()]
+    lines += [
+        f"export {_variable(name)}={shlex.quote(value)}" for name, value in launch.env.items()
+    ]
     lines += [*_change_directory(launch.cwd), *_setup(launch.setup)]
     lines += [
         f"set -- {' '.join(_word(word) for word in launch.argv)}",
@@ -241,8 +243,8 @@ def find_kernelspec_script(
 ) -> str:
     """Return the script that finds a kernelspec on the host, as the Jupyter there would.
 
-    The answer is `found DIRECTORY`, `prefix PREFIX` where it belongs to one, and then the file; or `none` and then the names
-    that there are, one a line.
+    The answer is `found DIRECTORY`, `prefix PREFIX` where it belongs to one, and then the file; or `none` and the
+    names that there are.
     """
     lines = [f"export {_variable(key)}={shlex.quote(value)}" for key, value in env.items()]
     lines += [
@@ -272,7 +274,7 @@ def find_kernelspec_script(
         '  prefix "${found%/*}"',
         "}",
         "seen=",
-        'rest=${JUPYTER_PATH:-}:',
+        "rest=${JUPYTER_PATH:-}:",
         'while [ -n "$rest" ]; do',
         '  look "${rest%%:*}"',
         "  rest=${rest#*:}",
@@ -304,9 +306,10 @@ def find_kernelspec_script(
 def watch_script(owner: str, session: str, mark: str) -> str:
     """Return the script that tells of all kernels of an owner, for as long as its input stays open.
 
-    It first says `session PID START_TIME` (the server process behind this connection), then `run NAME`, `exit NAME STATUS`,
-    `lost NAME` and `ports NAME PORTS` for the kernels that there are, then `ready`, and from then on what happens. Each line
-    of input renews the lease of the owner's kernels, and makes it look for those that have ended without a word.
+    It first says `session PID START_TIME` (the server process behind this connection), then `run NAME`, `exit NAME
+    STATUS`, `lost NAME` and `ports NAME PORTS` for the kernels that there are, then `ready`, and from then on what
+    happens. Each line of input renews the lease of the owner's kernels, and makes it look for those that have ended
+    without a word.
     """
     return "\n".join(
         [
@@ -341,9 +344,11 @@ def watch_script(owner: str, session: str, mark: str) -> str:
             "survey() {",
             '  for kernel in "$1"/*/; do',
             "    kernel=${kernel%/}",
-            f'    {{ [ -e "$kernel/owners" ] && grep -qxF -- "$o" "$kernel/owners"; }} 2>/dev/null || continue',
+            '    { grep -qxF -- "$o" "$kernel/owners"; } 2>/dev/null || continue',
             '    tell "$kernel" "$all"',
-            '    [ -z "$all" ] || [ ! -e "$kernel/ports" ] || say ports "${kernel##*/}" $(cat "$kernel/ports")',
+            '    if [ -n "$all" ] && [ -e "$kernel/ports" ]; then',
+            '      say ports "${kernel##*/}" $(cat "$kernel/ports")',
+            "    fi",
             "  done",
             "  return 1",
             "}",
@@ -370,11 +375,12 @@ def watch_script(owner: str, session: str, mark: str) -> str:
 
 
 def session_end_script(pid: str, started: str, mark: str) -> str:
-    """Return the script that ends the server process of an earlier connection, and with it all that goes through that."""
+    """Return the script that ends the server process of an earlier connection, and all that goes through that."""
     return "\n".join(
         [
             _head(mark),
-            f"identify {shlex.quote(pid)} && [ \"$started\" = {shlex.quote(started)} ] && kill -s TERM {shlex.quote(pid)}",
+            f"pid={shlex.quote(pid)} begun={shlex.quote(started)}",
+            'identify "$pid" && [ "$started" = "$begun" ] && kill -s TERM "$pid"',
             "say ok",
             "",
         ]
@@ -382,7 +388,10 @@ def session_end_script(pid: str, started: str, mark: str) -> str:
 
 
 def signal_script(directory: str, signum: int, mark: str) -> str:
-    """Return the script that signals a kernel, once it is sure that the process is the kernel; it says `ok` or `gone`."""
+    """Return the script that signals a kernel, once it is sure that the process is the kernel.
+
+    It says `ok` or `gone`.
+    """
     name = _signal_name(signum)
     target = '-- "-$own"' if name in _TO_GROUP else '"$pid"'
     return "\n".join(
@@ -392,7 +401,7 @@ def signal_script(directory: str, signum: int, mark: str) -> str:
             f"cd -- {shlex.quote(directory)} 2>/dev/null || {{ say gone; exit; }}",
             # it may be just about to write down who it is
             "[ -e pid ] || sleep 1",
-            'if [ ! -e exit ] && runs pid; then',
+            "if [ ! -e exit ] && runs pid; then",
             f"  if kill -s {name} {target}; then say ok; else say error the signal was refused; fi",
             "else",
             "  say gone",
@@ -410,7 +419,7 @@ def remove_script(name: str, mark: str) -> str:
             _RUNS,
             _BASES,
             "remove() {",
-            f'  d=$1/{name}',
+            f"  d=$1/{name}",
             '  [ -d "$d" ] || return 1',
             '  runs "$d/pid" && kill -s KILL "$pid" && kill -s KILL -- "-$own"',
             '  runs "$d/supervisor" && kill -s KILL -- "-$own"',
@@ -438,14 +447,17 @@ def logs_script(directory: str, tail: int, mark: str) -> str:
 
 
 def attach_script(directory: str, owner: str, mark: str) -> str:
-    """Return the script that makes one more owner answer for a running kernel; it says `ok`, `gone` or `exit STATUS`."""
+    """Return the script that makes one more owner answer for a running kernel.
+
+    It says `ok`, `gone` or `exit STATUS`.
+    """
     return "\n".join(
         [
             _head(mark),
             _RUNS,
             _BASES,
             f"cd -- {shlex.quote(directory)} 2>/dev/null || {{ say gone; exit; }}",
-            'if [ -e exit ]; then say gone; exit; fi',
+            "if [ -e exit ]; then say gone; exit; fi",
             "runs pid || { say gone; exit; }",
             f'add() {{ echo "$1/{owner}" >>owners; return 1; }}',
             f"grep -qF -- {owner} owners || each_base 0 add",
@@ -491,7 +503,7 @@ def _ports(launch: Launch) -> str:
             "    while (count < 5) {",
             f"      port = {_FIRST_PORT} + int(rand() * {_LAST_PORT - _FIRST_PORT})",
             '      hex = sprintf("%04X", port)',
-            "      if (!(hex in used)) { used[hex] = 1; printf \"%d \", port; count++ }",
+            '      if (!(hex in used)) { used[hex] = 1; printf "%d ", port; count++ }',
             "    }",
             "  }')",
             "set -- $ports",
@@ -521,7 +533,9 @@ def _cat(text: str) -> str:
 def _word(word: str) -> str:
     """Quote a word of the command, with the connection file in its place."""
     parts = word.split(CONNECTION_FILE)
-    return '"$connection_file"'.join(shlex.quote(part) if part or len(parts) == 1 else "" for part in parts)
+    return '"$connection_file"'.join(
+        shlex.quote(part) if part or len(parts) == 1 else "" for part in parts
+    )
 
 
 def _variable(name: str) -> str:
@@ -546,10 +560,11 @@ def _change_directory(path: str) -> list[str]:
 
 def _setup(commands: Sequence[str]) -> list[str]:
     """Run each command, also one that is no valid shell, and stop at the first that fails."""
-    return [
-        f"eval {shlex.quote(command)} || {{ printf %s {shlex.quote(f'setup failed: {command}' + chr(10))} >&2; exit 125; }}"
-        for command in commands
-    ]
+    lines = []
+    for command in commands:
+        refusal = shlex.quote(f"setup failed: {command}\n")
+        lines.append(f"eval {shlex.quote(command)} || {{ printf %s {refusal} >&2; exit 125; }}")
+    return lines
 
 
 def _signal_name(signum: int) -> str:

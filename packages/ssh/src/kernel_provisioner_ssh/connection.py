@@ -1,14 +1,15 @@
 """One connection per host and user, shared by all kernels there, and kept over outages.
 
-TCP loses nothing while a network is away; a new connection loses what was on its way through the old one. So a connection
-that has fallen silent is kept, while a new one is tried beside it. Once that works, the old one still gets the time to come
-back; only then is it replaced, and its session on the host ended first: a kernel that goes on hearing the old one would
-not listen to clients that come again.
+TCP loses nothing while a network is away; a new connection loses what was on its way through the old one. So a
+connection that has fallen silent is kept, while a new one is tried beside it. Once that works, the old one still gets
+the time to come back; only then is it replaced, and its session on the host ended first: a kernel that goes on hearing
+the old one would not listen to clients that come again.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class Connection:
         ask: Who is asked for passwords.
     """
 
-    _connections: ClassVar[dict[Target, Connection]] = {}
+    _connections: ClassVar[dict[tuple[Target, int], Connection]] = {}
     _registry: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, target: Target, keepalive_interval: float, ask: Ask | None = None) -> None:
@@ -56,6 +57,8 @@ class Connection:
         self._silent_since: float | None = None
         self._on_silence: list[Callable[[bool], None]] = []
         self._session: tuple[str, str] | None = None
+        self.watch: object = None
+        """What watches over the kernels that are reached through it."""
 
     # -- sharing --------------------------------------------------------------------------------
 
@@ -64,10 +67,11 @@ class Connection:
         cls, target: Target, keepalive_interval: float, ask: Ask | None = None
     ) -> Connection:
         """Return the connection to a target, which stays until the matching `release`."""
+        key = (target, os.getpid())  # a connection does not outlast a fork
         with cls._registry:
-            found = cls._connections.get(target)
+            found = cls._connections.get(key)
             if found is None:
-                found = cls._connections[target] = cls(target, keepalive_interval, ask)
+                found = cls._connections[key] = cls(target, keepalive_interval, ask)
             found._users += 1
             return found
 
@@ -77,8 +81,9 @@ class Connection:
             self._users -= 1
             if self._users:
                 return
-            if self._connections.get(self.target) is self:
-                del self._connections[self.target]
+            for key, connection in list(self._connections.items()):
+                if connection is self:
+                    del self._connections[key]
         self._closed.set()
         client = self._client
         if client is not None:
@@ -99,7 +104,10 @@ class Connection:
         return self.client().open(script, timeout)
 
     def dial(self, port: int) -> Duplex:
-        """Return a connection to a port of the host's loopback; errors as `Client.dial`, and it never connects anew."""
+        """Return a connection to a port of the host's loopback.
+
+        Errors as `Client.dial`, and it never connects anew.
+        """
         client = self._client
         if client is None or not client.is_active:
             raise BackendUnavailableError(f"There is no connection to {self.target.host} just now.")

@@ -39,7 +39,9 @@ __all__ = ["SSHProvisioner"]
 _KEEPALIVE = 15.0  # seconds
 _DIAL_PATIENCE = 1.0  # seconds in one dial for ports that are not known yet
 _PORT_TRIES = 3  # launches, if the ports chosen are taken by somebody else
-_WRITE_BACK_LIMIT = 15.0  # seconds for a kernel that should write its ports back, before it is given fixed ones
+_WRITE_BACK_LIMIT = (
+    15.0  # seconds for a kernel that should write its ports back, before it is given fixed ones
+)
 _PORT_IN_USE = re.compile("address already in use|addr(ess)? in use|EADDRINUSE", re.IGNORECASE)
 # Kernels that choose their ports if the file says 0, and write them there.
 _WRITES_BACK = re.compile(r"(^|[\s/.])ipykernel(_launcher)?([\s.]|$)")
@@ -76,7 +78,8 @@ class SSHProvisioner(RemoteProvisioner):
     host = traitlets.Unicode(
         "",
         config=True,
-        help="The host, as one would pass it to `ssh`: a name, an address, or an alias of ~/.ssh/config. It has to be set.",
+        help="The host, as one would pass it to `ssh`: a name, an address, or an alias of ~/.ssh/config. It has "
+        "to be set.",
     ).tag(example="gpu1")
 
     user = traitlets.Unicode(
@@ -97,7 +100,8 @@ class SSHProvisioner(RemoteProvisioner):
     identity_file = traitlets.Unicode(
         "",
         config=True,
-        help="A private key (its path on the server) to try first; a certificate beside it (-cert.pub) is used too. Default: "
+        help="A private key (its path on the server) to try first; a certificate beside it (-cert.pub) is used "
+        "too. Default: "
         "none, which leaves those of ~/.ssh/config, ~/.ssh/id_* and the ssh-agent.",
     ).tag(example="~/.ssh/id_gpu")
 
@@ -111,13 +115,15 @@ class SSHProvisioner(RemoteProvisioner):
     ssh_config = traitlets.Unicode(
         "",
         config=True,
-        help="An OpenSSH configuration to use in place of ~/.ssh/config and the system's, as `ssh -F`. Default: none.",
+        help="An OpenSSH configuration to use in place of ~/.ssh/config and the system's, as `ssh -F`. Default: "
+        "none.",
     ).tag(example="~/.ssh/config.kernels")
 
     known_hosts = traitlets.Unicode(
         "",
         config=True,
-        help="The file with the keys of known hosts. Default: those of ~/.ssh/config, else ~/.ssh/known_hosts and the "
+        help="The file with the keys of known hosts. Default: those of ~/.ssh/config, else ~/.ssh/known_hosts and "
+        "the "
         "system's.",
     ).tag(example="~/.ssh/known_hosts.kernels")
 
@@ -126,15 +132,18 @@ class SSHProvisioner(RemoteProvisioner):
         None,
         allow_none=True,
         config=True,
-        help="What to do about an unknown host key: refuse it (yes), trust it the first time and write it down (accept-new), or "
-        "look at no key (no), which lets anybody in between listen in. Default: what ~/.ssh/config says; where that would "
+        help="What to do about an unknown host key: refuse it (yes), trust it the first time and write it down "
+        "(accept-new), or "
+        "look at no key (no), which lets anybody in between listen in. Default: what ~/.ssh/config says; where "
+        "that would "
         "ask, the key is refused, since nobody is there to answer.",
     ).tag(example="accept-new")
 
     password_variable = traitlets.Unicode(
         "",
         config=True,
-        help="The name of an environment variable of the server that has the password, or the answer to what the host asks. "
+        help="The name of an environment variable of the server that has the password, or the answer to what the "
+        "host asks. "
         "Default: none. It is never stored.",
     ).tag(example="GPU1_PASSWORD")
 
@@ -143,7 +152,8 @@ class SSHProvisioner(RemoteProvisioner):
         allow_none=True,
         min=0,
         config=True,
-        help="How long each host on the way may take to connect. Default: ConnectTimeout of ~/.ssh/config, else 30: TCP alone "
+        help="How long each host on the way may take to connect. Default: ConnectTimeout of ~/.ssh/config, else "
+        "30: TCP alone "
         "would wait for two minutes.",
     ).tag(unit="seconds", example=60)
 
@@ -152,7 +162,8 @@ class SSHProvisioner(RemoteProvisioner):
         allow_none=True,
         min=0.1,
         config=True,
-        help="How often the host is asked whether it is still there, and how long its answer may take until a new connection is "
+        help="How often the host is asked whether it is still there, and how long its answer may take until a new "
+        "connection is "
         "tried beside the silent one. Default: ServerAliveInterval of ~/.ssh/config, else 15.",
     ).tag(unit="seconds", example=5)
 
@@ -160,34 +171,39 @@ class SSHProvisioner(RemoteProvisioner):
         None,
         allow_none=True,
         config=True,
-        help="Whether what passes is compressed; worth it only over slow lines. Default: what ~/.ssh/config says, else not.",
+        help="Whether what passes is compressed; worth it only over slow lines. Default: what ~/.ssh/config says, "
+        "else not.",
     ).tag(example=True)
 
     kernel = traitlets.Unicode(
         "",
         config=True,
-        help="The name of a kernelspec of the host, whose argv, env and interrupt mode are used; it is looked for where a Jupyter "
+        help="The name of a kernelspec of the host, whose argv, env and interrupt mode are used; it is looked for "
+        "where a Jupyter "
         "there would, after `setup`. Default: none, which runs the argv of this kernel.json there.",
     ).tag(example="python3")
 
     setup = traitlets.List(
         traitlets.Unicode(),
         config=True,
-        help="Shell commands that are run on the host, one after the other, before the kernel, in its shell: to load modules, to "
+        help="Shell commands that are run on the host, one after the other, before the kernel, in its shell: to "
+        "load modules, to "
         "activate an environment. The first that fails ends the launch. Default: none.",
     ).tag(example=["module load cuda", ". ~/venv/bin/activate"])
 
     login_shell = traitlets.Bool(
         False,
         config=True,
-        help="Whether setup and kernel are run by the user's login shell, which reads the profile (about 0.1 s). Default: false; "
+        help="Whether setup and kernel are run by the user's login shell, which reads the profile (about 0.1 s). "
+        "Default: false; "
         "they are run by /bin/sh.",
     ).tag(example=True)
 
     working_dir = traitlets.Unicode(
         "",
         config=True,
-        help="The kernel's working directory on the host; ~ is the home directory there. Default: none, which is the notebook's "
+        help="The kernel's working directory on the host; ~ is the home directory there. Default: none, which is "
+        "the notebook's "
         "directory as `path_map` has it, else the home directory.",
     ).tag(example="~/project")
 
@@ -195,21 +211,26 @@ class SSHProvisioner(RemoteProvisioner):
         value_trait=traitlets.Unicode(),
         key_trait=traitlets.Unicode(),
         config=True,
-        help="Directories of the server, and where they are on the host (a shared file system). It gives the working directory, "
+        help="Directories of the server, and where they are on the host (a shared file system). It gives the "
+        "working directory, "
         "and finds the files that tracebacks and the debugger name. The longest that fits counts. Default: none.",
     ).tag(example={"/home/alice": "/nfs/home/alice"})
 
     persist = traitlets.Bool(
         False,
         config=True,
-        help="Whether the kernel lives on when the server has died, to be adopted by another. Default: false; it ends "
+        help="Whether the kernel lives on when the server has died, to be adopted by another. Default: false; it "
+        "ends "
         "`lost_timeout` after the last sign of life of the server.",
     ).tag(example=True)
 
     restarts_in_place = False
 
     ask: Callable[[str], str | None] | None = None
-    """Called, from a thread, with a question of the host (a password, a code); returns the answer. Set by applications."""
+    """Called, from a thread, with a question of the host (a password, a code); returns the answer.
+
+    Set by applications.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         """Check the options; nothing is connected."""
@@ -297,7 +318,10 @@ class SSHProvisioner(RemoteProvisioner):
     # -- the verbs ------------------------------------------------------------------------------
 
     def create(self, request: LaunchRequest) -> Handle:
-        """Connect, and find the kernelspec there; what is to be made on the host is made with the start, in one piece."""
+        """Connect, and find the kernelspec there.
+
+        What is to be made on the host is made with the start, in one piece.
+        """
         connection = self._connect()
         connection.client()
         argv, env = list(request.argv), dict(request.env)
@@ -372,7 +396,9 @@ class SSHProvisioner(RemoteProvisioner):
 
     def logs(self, handle: Handle, tail: int) -> str:
         """Return what the kernel printed."""
-        said, _, rest = self._ask(lambda mark: commands.logs_script(handle["directory"], tail, mark))
+        said, _, rest = self._ask(
+            lambda mark: commands.logs_script(handle["directory"], tail, mark)
+        )
         return rest if said[0] == "ok" else ""
 
     def attach(self, handle: Handle) -> None:
@@ -464,7 +490,7 @@ class SSHProvisioner(RemoteProvisioner):
         if self._connection is None:
             target = self._target()
             interval = self.keepalive_interval or target.host.keepalive_interval or _KEEPALIVE
-            self._connection = Connection.acquire(target, interval, type(self).ask or self.ask)
+            self._connection = Connection.acquire(target, interval, self.ask)
         return self._connection
 
     def _target(self) -> Target:
@@ -484,8 +510,7 @@ class SSHProvisioner(RemoteProvisioner):
 
     def _watch(self) -> SSHWatch:
         connection = self._connect()
-        key = (connection.target, os.getpid())
-        watch = cast("SSHWatch", SSHWatch.of(key, lambda: SSHWatch(connection, _owner())))
+        watch = SSHWatch.on(connection, _owner())
         if not self.persist:
             step = commands.renewal_step(max(1, int(self.lost_timeout)))
             watch.renewal_interval = min(watch.renewal_interval, step)
@@ -507,7 +532,8 @@ class SSHProvisioner(RemoteProvisioner):
         except ForwardingRefusedError as error:
             refused = LaunchError(
                 f"{self._there} does not let us reach the kernel's ports: {error}.",
-                hint="AllowTcpForwarding in its sshd_config has to be yes or local, and PermitOpen has to allow 127.0.0.1.",
+                hint="AllowTcpForwarding in its sshd_config has to be yes or local, and PermitOpen has to allow "
+                "127.0.0.1.",
                 kernel_id=self.kernel_id,
             )
             if self._refused is not None and not self._refused.done():
@@ -531,7 +557,8 @@ class SSHProvisioner(RemoteProvisioner):
             said = _last_lines(answer.output + answer.errors)
             raise BackendUnavailableError(
                 f"{self._there} does not run a shell for us{': ' if said else ''}{said}.",
-                hint=f"`ssh {self.host} echo` has to print an empty line: is there a ForceCommand, or no login shell?",
+                hint=f"`ssh {self.host} echo` has to print an empty line: is there a ForceCommand, or no login "
+                f"shell?",
             )
         line, _, rest = after.partition("\n")
         return line.split(" "), before + answer.errors, rest
@@ -551,7 +578,7 @@ class SSHProvisioner(RemoteProvisioner):
     ) -> tuple[list[str], dict[str, str]]:
         """Return the command and the environment of a kernelspec of the host."""
         name = self.kernel.lower()
-        said, printed, rest = self._ask(
+        said, _, rest = self._ask(
             lambda mark: commands.find_kernelspec_script(
                 name, request.env, self.setup, self.login_shell, mark
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kernel_provisioner_core.connection import PORT_NAMES
 from kernel_provisioner_core.errors import BackendUnavailableError
@@ -17,7 +17,9 @@ from kernel_provisioner_ssh.connection import Connection
 __all__ = ["SSHWatch", "exit_of"]
 
 _LONGEST_SIGNAL = 64
-_LOST = KernelExit(None, "ended without a word: its host was restarted, or all its processes were killed")
+_LOST = KernelExit(
+    None, "ended without a word: its host was restarted, or all its processes were killed"
+)
 
 
 def exit_of(status: int) -> KernelExit:
@@ -45,11 +47,24 @@ class SSHWatch(Watch):
         self._ports: dict[str, dict[str, int]] = {}
         self._ports_changed = threading.Condition()
         self._stream: Stream | None = None
-        self._interrupted = False
+        self._interruptions = 0
         self.renewal_interval = 15.0
         """Seconds between two renewals of the lease: the shortest that one of the kernels needs."""
 
     # -- for the provisioner --------------------------------------------------------------------
+
+    @classmethod
+    def on(cls, connection: Connection, owner: str) -> SSHWatch:
+        """Return the watch that goes through a connection, made with the first call.
+
+        A connection that was released has a watch that is of no use to the next one to the same host.
+        """
+        with Watch._lock:
+            found = connection.watch
+            if not isinstance(found, cls):
+                found = connection.watch = cls(connection, owner)
+                found._key = (cls, id(connection))
+            return found
 
     def expect(self, name: str) -> None:
         """Take a kernel for alive that is just about to be started."""
@@ -65,7 +80,7 @@ class SSHWatch(Watch):
         self._ports.pop(name, None)
 
     def ports(self, name: str, timeout: float) -> dict[str, int] | None:
-        """Return the ports that a kernel has written back, waiting for them if they are not known; None if they do not come.
+        """Return the ports that a kernel has written back, or None if they are not known in time.
 
         Args:
             name: The kernel's name.
@@ -85,7 +100,7 @@ class SSHWatch(Watch):
 
     def follow(self) -> Iterator[tuple[str, KernelExit | None]]:
         """Run the watch's script and tell what it says; see the base class."""
-        self._interrupted = False
+        interruptions = self._interruptions
         session, mark = os.urandom(6).hex(), os.urandom(6).hex()
         stream = self._connection.open(watch_script(self._owner, session, mark))
         self._stream = stream
@@ -93,9 +108,9 @@ class SSHWatch(Watch):
         self._connection.on_silence(self._hear_of_silence)
         self._found = {}
         ready = False
-        said: list[str] = []
+        said = []
         try:
-            if self._interrupted:
+            if interruptions != self._interruptions:
                 return
             for line in stream.lines():
                 marked, _, event = line.partition(" ")
@@ -115,7 +130,7 @@ class SSHWatch(Watch):
                     self._connection.note_session(*words)
                 else:
                     yield from self._understand(kind, words, ready)
-            if not ready and not self._interrupted:
+            if not ready and interruptions == self._interruptions:
                 raise BackendUnavailableError(
                     f"{self._connection.target.host} does not run a shell for us: {' '.join(said)[-500:]}"
                 )
@@ -130,13 +145,13 @@ class SSHWatch(Watch):
 
     def interrupt(self) -> None:
         """End `follow`; see the base class."""
-        self._interrupted = True
+        self._interruptions += 1
         stream = self._stream
         if stream is not None:
             stream.close()
 
     def _understand(
-        self, kind: str, words: list[str], ready: bool
+        self, kind: str, words: Sequence[str], ready: bool
     ) -> Iterator[tuple[str, KernelExit | None]]:
         name, *rest = words
         ended: KernelExit | None = None
