@@ -25,7 +25,12 @@ from kernel_provisioner_docker.client import Engine, EngineAddress
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_containers import containers_of
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = [
+    pytest.mark.needs("docker"),
+    # the SDK leaves it to the interpreter to close connections that broke
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SLEEPER = ["python3", "-c", "import time; time.sleep(600)", "{connection_file}"]
 

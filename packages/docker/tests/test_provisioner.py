@@ -18,7 +18,12 @@ from kernel_provisioner_docker.client import EngineAddress
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_containers import ENGINE, IMAGE, IPYKERNEL, containers_of
 
-pytestmark = pytest.mark.needs("docker")
+pytestmark = [
+    pytest.mark.needs("docker"),
+    # the SDK leaves it to the interpreter to close connections that broke
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 async def test_an_images_own_kernel_runs_unmodified(make, answer, engine, runtime_dir):
@@ -230,22 +235,6 @@ async def test_want_of_memory_of_a_child_is_not_the_kernels(make, answer):
     await manager.provisioner.send_signal(signal.SIGTERM)
     await asyncio.wait_for(manager.provisioner.wait(), 60)
     assert "out of memory" not in manager.provisioner.last_exit.reason
-    await manager.shutdown_kernel(now=True)
-
-
-async def test_a_fresh_process_adopts_the_kernel(make, engine):
-    manager = make()
-    await manager.start_kernel()
-    info = json.loads(json.dumps(await manager.provisioner.get_provisioner_info()))
-    other = DockerProvisioner(docker_host=ENGINE, image=f"{IMAGE}:test")
-    await other.load_provisioner_info(info)
-    assert await other.poll() is None
-    assert isinstance(other.get_logs(), str)
-    await other.kill()
-    assert await asyncio.wait_for(other.wait(), 60) == -9
-    assert await asyncio.wait_for(manager.provisioner.wait(), 60) == -9
-    await other.cleanup()
-    assert not containers_of(engine, manager)
     await manager.shutdown_kernel(now=True)
 
 

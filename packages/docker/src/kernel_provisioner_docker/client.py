@@ -428,7 +428,7 @@ class EngineWatch(Watch):
                 f"The stream of events of {self._engine.address.url} broke."
             ) from error
         finally:
-            stream.close()
+            _close(stream)
 
     def list(self) -> dict[str, KernelExit | None]:
         """Return the kernels' containers."""
@@ -445,8 +445,7 @@ class EngineWatch(Watch):
         """Close the stream."""
         stream = self._stream
         if stream is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                stream.close()
+            _close(stream)
 
     def _ended(self, container: str, code: int) -> KernelExit:
         if (
@@ -455,6 +454,12 @@ class EngineWatch(Watch):
             with contextlib.suppress(KernelProvisionerError):
                 return self._engine.ended(container) or _exit(code)
         return _exit(code)
+
+
+def _close(stream: Any) -> None:
+    # the SDK looks for the socket where there is none any more
+    with contextlib.suppress(OSError, AttributeError, docker.errors.DockerException):
+        stream.close()
 
 
 def _exit(code: int, *, out_of_memory: bool = False) -> KernelExit:
