@@ -6,6 +6,7 @@ Where none is given, it is one node of our own on loopback: `build.sh` makes Kub
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -90,7 +91,8 @@ def _images() -> Path:
     folder = _folder() / "img"
     folder.mkdir(exist_ok=True)
     base = _image.root_filesystem()
-    archive = folder / f"kernel-{base.stem}.tar"
+    recipe = hashlib.sha256(Path(_archive.__file__).read_bytes()).hexdigest()[:16]
+    archive = folder / f"kernel-{base.stem}-{recipe}.tar"
     if not archive.exists():
         for old in folder.glob("kernel-*.tar"):
             old.unlink()

@@ -40,6 +40,7 @@ async def test_a_kernel_outlives_a_restart_of_the_api_server_and_is_reached_agai
 
 
 async def test_a_launch_outlives_a_restart_of_the_api_server(cluster, kernels):
+    await kernels().start()  # a server that never answered would be given up sooner
     kernel = kernels()
     await asyncio.to_thread(kubernetes.stop_api_server)
     task = asyncio.ensure_future(kernel.start())

@@ -199,10 +199,7 @@ async def test_a_watch_that_is_forbidden_is_told_at_once(cluster, kernels, accou
         await kernels({"kubeconfig": account(rules)}).start()
 
 
-async def test_an_api_server_that_is_away_is_told(kernels, account, monkeypatch):
-    from kernel_provisioner_k8s import provisioner
-
-    monkeypatch.setattr(provisioner, "_PATIENCE", 0.5)
+async def test_an_api_server_that_is_away_is_told(kernels, account):
     path = account.with_user({"token": "x"})
     content = json.loads(Path(path).read_text())
     content["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"

@@ -14,7 +14,12 @@ KEY = "not-for-everybody"
 
 
 def request_for(
-    kernel_id="abc", *, argv=("python3", "-m", "ipykernel_launcher"), env=None, user="ada"
+    kernel_id="abc",
+    *,
+    argv=("python3", "-m", "ipykernel_launcher"),
+    env=None,
+    user="ada",
+    **connection,
 ):
     return LaunchRequest(
         kernel_id=kernel_id,
@@ -22,7 +27,7 @@ def request_for(
         env=env or {},
         cwd="",
         connection_file=f"/run/kernel-provisioner/{connection_file_name(kernel_id)}",
-        connection={"key": KEY, "shell_port": 27101},
+        connection={"key": KEY, "shell_port": 27101, **connection},
         labels={
             "kernel-provisioner.kernel-id": kernel_id,
             "kernel-provisioner.owner-user": user,
@@ -310,6 +315,26 @@ def test_the_secret_belongs_to_the_pod_and_alone_has_the_key():
     }
     assert json.loads(base64.b64decode(content["kernel-abc.json"]))["key"] == KEY
     assert KEY not in json.dumps(pod_of(request)) + repr(request)
+
+
+@pytest.mark.parametrize(("program", "tool"), [("python3", "python3"), ("ir", "sh")])
+def test_a_kernel_that_encrypts_gets_a_connection_file_that_it_can_write(program, tool):
+    pod = pod_of(request_for(argv=(program, "x"), curve_secretkey="secret"))
+    [copier] = pod["spec"]["initContainers"]
+    assert copier["command"][0] == tool
+    assert copier["command"][-2:] == [
+        "/run/kernel-provisioner-secret/kernel-abc.json",
+        "/run/kernel-provisioner/kernel-abc.json",
+    ]
+    assert copier["image"] == "kernel:1"
+    assert pod["spec"]["volumes"][1] == {
+        "name": "kernel-connection-copy",
+        "emptyDir": {"medium": "Memory"},
+    }
+    assert kernel_of(pod)["volumeMounts"] == [
+        {"name": "kernel-connection-copy", "mountPath": "/run/kernel-provisioner"}
+    ]
+    assert "secret" not in json.dumps(copier["command"][:-2])
 
 
 def test_the_servers_own_pod_owns_the_kernels():

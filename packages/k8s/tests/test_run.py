@@ -61,13 +61,21 @@ async def test_an_image_without_a_shell_is_interrupted_and_killed_all_the_same(c
     assert (await ended(kernel)).code == -9
 
 
-@pytest.mark.parametrize("config", [{}, {"share_process_namespace": False}])
-async def test_a_kill_shows_within_five_seconds(cluster, kernels, config):
+@pytest.mark.parametrize(("config", "seconds"), [({}, 5), ({"share_process_namespace": False}, 20)])
+async def test_a_kill_shows_soon(cluster, kernels, config, seconds):
     kernel = await started(kernels, config)
     begun = time.monotonic()
     await kernel.provisioner.kill()
     assert (await ended(kernel)).code == -9
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < seconds
+
+
+async def test_a_kernel_that_encrypts_runs(cluster, kernels):
+    metadata = {"supported_encryption": ["curve"]}
+    kernel = await started(kernels, metadata=metadata, transport_encryption="required")
+    assert await kernel.run("print(6 * 7)") == "42"
+    assert await interrupted(kernel, "import time; time.sleep(60)") < 5
+    assert kernel.provisioner.connection_info["curve_secretkey"]
 
 
 async def test_exit_codes_are_the_kernels_own(cluster, kernels):

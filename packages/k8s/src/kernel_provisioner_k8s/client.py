@@ -42,6 +42,7 @@ from kernel_provisioner_k8s.location import SERVICE_ACCOUNT, kubeconfig_path, ru
 __all__ = [
     "Cluster",
     "CommandUnavailableError",
+    "CredentialsError",
     "RefusedError",
     "Stream",
     "models",
@@ -54,6 +55,7 @@ __all__ = [
 _CONNECT_LIMIT = 10.0  # seconds
 _READ_LIMIT = 60.0  # seconds; for answers, not for streams
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two tries of a request
+_FIRST_PATIENCE = 2.0  # seconds, with a server that has not answered yet
 _CHANNELS = "v4.channel.k8s.io"
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 # Statuses that say "not now".
@@ -74,6 +76,10 @@ class RefusedError(LaunchError):
         """Keep the status beside the message."""
         super().__init__(message, hint=hint)
         self.status = status
+
+
+class CredentialsError(BackendUnavailableError):
+    """Raised when the API server answers, but does not accept the credentials; trying again does not help."""
 
 
 class CommandUnavailableError(SignalError):
@@ -142,6 +148,7 @@ class Cluster:
         configuration.retries = False
         configuration.socket_options = _socket_options()
         self._pool = RESTClientObject(configuration).pool_manager
+        self._reached = False
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
@@ -234,6 +241,8 @@ class Cluster:
         patience: float,
         cancelled: threading.Event | None,
     ) -> bytes:
+        if not self._reached:  # more likely a wrong address than a server that restarts
+            patience = min(patience, _FIRST_PATIENCE)
         limit = time.monotonic() + patience
         pause = _FIRST_PAUSE
         tries = 0
@@ -245,6 +254,8 @@ class Cluster:
                     return bytes(response.read())
                 except (urllib3.exceptions.HTTPError, OSError) as error:
                     raise self._away(error) from error
+            except CredentialsError:
+                raise
             except BackendUnavailableError:
                 # a connection out of the pool may have died unseen: once more, at once
                 if tries > 1 and time.monotonic() + pause > limit:
@@ -284,6 +295,7 @@ class Cluster:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._away(error) from error
+        self._reached = True
         if response.status >= 300:
             with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
                 raise self._refusal(response.status, response.read(), f"{method} {path}")
@@ -294,7 +306,7 @@ class Cluster:
         try:
             settings = self._configuration.auth_settings()  # renews a token that is about to expire
         except (kubernetes.config.ConfigException, OSError) as error:
-            raise BackendUnavailableError(
+            raise CredentialsError(
                 f"The credentials for {self.host} cannot be renewed: {error}", hint=_LOGIN
             ) from error
         headers = {}
@@ -314,7 +326,7 @@ class Cluster:
         words = _words(body) or f"HTTP status {status}"
         if status == 401:
             self.forget()
-            return BackendUnavailableError(
+            return CredentialsError(
                 f"The API server at {self.host} does not accept the credentials ({words}).",
                 hint=_LOGIN,
             )

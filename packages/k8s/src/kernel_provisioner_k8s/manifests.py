@@ -22,6 +22,14 @@ from kernel_provisioner_k8s.naming import KERNEL_CONTAINER, MANAGED_BY, label_va
 __all__ = ["PodOptions", "build_pod", "build_secret", "merge"]
 
 _CONNECTION_VOLUME = "kernel-connection"
+_COPY_VOLUME = "kernel-connection-copy"
+_SECRET_FOLDER = "/run/kernel-provisioner-secret"
+_COPY_BY_PYTHON = """
+import os, sys
+os.umask(0o077)
+with open(sys.argv[1]) as source, open(sys.argv[2], "x") as target:
+    target.write(source.read())
+"""
 _GPU = "nvidia.com/gpu"
 _GRACE = 5  # seconds that a pod gets which somebody else deletes
 
@@ -106,13 +114,17 @@ def build_pod(
                     _kernel_container(request, options),
                     *_containers(options.sidecars, "sidecars"),
                 ],
-                init_containers=list(_containers(options.init_containers, "init_containers"))
+                init_containers=[
+                    *_connection_containers(request, options),
+                    *_containers(options.init_containers, "init_containers"),
+                ]
                 or None,
                 volumes=[
                     models.V1Volume(
                         name=_CONNECTION_VOLUME,
                         secret=models.V1SecretVolumeSource(secret_name=name, default_mode=0o440),
                     ),
+                    *_copy_volumes(request),
                     *(_volume(i, mount) for i, mount in enumerate(options.mounts)),
                 ],
                 security_context=models.V1PodSecurityContext(
@@ -237,6 +249,51 @@ def _plain(patch: Mapping[str, Any]) -> dict[str, Any]:
     return merge({}, {name: value for name, value in patch.items() if name != "$patch"})
 
 
+def _is_rewritten(request: LaunchRequest) -> bool:
+    """Return whether the kernel writes its connection file anew, for which a Secret's is no place.
+
+    ipykernel does if it encrypts: it takes the keys that it has read for others than those in the file.
+    """
+    return bool(request.connection.get("curve_secretkey"))
+
+
+def _connection_containers(request: LaunchRequest, options: PodOptions) -> list[Any]:
+    """Return the container that copies the connection file to where it can be written, if it has to be."""
+    if not _is_rewritten(request):
+        return []
+    folder, _, file = request.connection_file.rpartition("/")
+    source, target = f"{_SECRET_FOLDER}/{file}", request.connection_file
+    program = request.argv[0] if request.argv else ""
+    if re.search(r"(^|/)python[0-9.]*$", program):
+        command = [program, "-c", _COPY_BY_PYTHON, source, target]
+    else:
+        command = ["sh", "-c", 'umask 077 && cat "$1" >"$2"', "sh", source, target]
+    kernel = _kernel_container(request, options)
+    return [
+        models.V1Container(
+            name=_CONNECTION_VOLUME,
+            image=kernel.image,
+            image_pull_policy=kernel.image_pull_policy,
+            command=[_verbatim(word) for word in command],
+            resources=kernel.resources,
+            security_context=kernel.security_context,
+            volume_mounts=[
+                models.V1VolumeMount(
+                    name=_CONNECTION_VOLUME, mount_path=_SECRET_FOLDER, read_only=True
+                ),
+                models.V1VolumeMount(name=_COPY_VOLUME, mount_path=folder),
+            ],
+        )
+    ]
+
+
+def _copy_volumes(request: LaunchRequest) -> list[Any]:
+    if not _is_rewritten(request):
+        return []
+    memory = models.V1EmptyDirVolumeSource(medium="Memory")
+    return [models.V1Volume(name=_COPY_VOLUME, empty_dir=memory)]
+
+
 def _kernel_container(request: LaunchRequest, options: PodOptions) -> Any:
     limits, requests = _quantities(options.resources)
     return models.V1Container(
@@ -256,9 +313,9 @@ def _kernel_container(request: LaunchRequest, options: PodOptions) -> Any:
         else None,
         volume_mounts=[
             models.V1VolumeMount(
-                name=_CONNECTION_VOLUME,
+                name=_COPY_VOLUME if _is_rewritten(request) else _CONNECTION_VOLUME,
                 mount_path=request.connection_file.rpartition("/")[0],
-                read_only=True,
+                read_only=None if _is_rewritten(request) else True,
             ),
             *(_volume_mount(i, mount) for i, mount in enumerate(options.mounts)),
         ],
