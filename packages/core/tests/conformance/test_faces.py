@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -28,6 +31,7 @@ from kernel_provisioner_core.conformance import (
     runner,
     select_checks,
 )
+from kernel_provisioner_core.conformance.checks import launch
 from kernel_provisioner_core.errors import ConfigurationError, KernelProvisionerError
 
 QUICK = ["before.*", "launch.answers"]
@@ -185,6 +189,27 @@ def test_probe_sees_and_removes_what_carries_the_id_and_its_descendants() -> Non
         probe.remove(identity)
     assert probe.left(identity) == []
     assert not probe.is_running(identity)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's table of connections")
+def test_port_in_time_wait_counts_as_given_back_and_a_bound_one_does_not() -> None:
+    address: dict[str, Any] = {"ip": "127.0.0.1"}
+    with contextlib.ExitStack() as stack:
+        for name in launch.PORTS:
+            listener = stack.enter_context(socket.create_server((address["ip"], 0)))
+            address[name] = listener.getsockname()[1]
+            client = socket.create_connection((address["ip"], address[name]))
+            accepted, _ = listener.accept()
+            # Who closes first is in TIME_WAIT.
+            accepted.close()
+            client.close()
+        assert set(launch._kept(address)) == set(launch.PORTS)
+    assert not set(launch._takeable(address)) & set(launch.PORTS)
+    assert launch._kept(address) == []
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((address["ip"], address["hb_port"]))
+        assert launch._kept(address) == ["hb_port"]
 
 
 # -- pytest ---------------------------------------------------------------------------------------

@@ -48,12 +48,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .check import Check, CheckFailed, Level
-    from .probe import KernelIdentity, Probe, ProcessProbe
-    from .pytest_face import ProvisionerConformance
-    from .report import Report, Result, Verdict
-    from .runner import run, run_check, select_checks
-    from .target import Capability, Target
+    from kernel_provisioner_core.conformance.check import Check, CheckFailed, Level
+    from kernel_provisioner_core.conformance.probe import KernelIdentity, Probe, ProcessProbe
+    from kernel_provisioner_core.conformance.pytest_face import ProvisionerConformance
+    from kernel_provisioner_core.conformance.report import Report, Result, Verdict
+    from kernel_provisioner_core.conformance.runner import run, run_check, select_checks
+    from kernel_provisioner_core.conformance.target import Capability, Target
 
 _HOME = {
     "Capability": "target",

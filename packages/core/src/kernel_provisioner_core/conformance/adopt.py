@@ -1,7 +1,8 @@
 """A fresh process that loads a provisioner's info and does what it is told, a line at a time.
 
 Run as a script by the suite. The first line on stdin is a JSON object that says which class, with
-which options and which info; each further line is a call; each answer is one line of JSON.
+which options and which info, and is answered when the provisioner is made; each further line is a call;
+each answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def _load_class(task: dict[str, Any]) -> Any:
     return found
 
 
+def _answer(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer, default=repr) + "\n")
+    sys.stdout.flush()
+
+
 async def _serve() -> None:
     from jupyter_client.kernelspec import KernelSpec
 
@@ -43,6 +49,7 @@ async def _serve() -> None:
         parent=None,
         **task["config"],
     )
+    _answer({"result": None})
     while True:
         line = await asyncio.to_thread(sys.stdin.readline)
         if not line:
@@ -61,8 +68,7 @@ async def _serve() -> None:
             answer = {"result": result}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer, default=repr) + "\n")
-        sys.stdout.flush()
+        _answer(answer)
 
 
 if __name__ == "__main__":

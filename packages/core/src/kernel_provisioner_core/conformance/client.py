@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
+import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-from .check import CheckFailed, expect
+from kernel_provisioner_core.conformance.check import CheckFailed, expect, patient
 
 Message = dict[str, Any]
 
@@ -77,7 +78,7 @@ class Client:
         """Wait until the kernel answers on shell and is heard on iopub; the kernel's info."""
         loop = asyncio.get_running_loop()
         end = loop.time() + limit
-        asked = [self.channels.kernel_info()]
+        asked = [self._ask()]
         content: Message = {}
         while True:
             expect(loop.time() < end, f"the kernel did not answer on shell within {limit:g} s")
@@ -85,7 +86,7 @@ class Client:
                 message = await self.channels.get_shell_msg(timeout=min(1.0, limit))
             except Empty:
                 # A request may be lost when the kernel's side is not a kernel's yet (a forwarder).
-                asked.append(self.channels.kernel_info())
+                asked.append(self._ask())
                 continue
             if message["parent_header"].get("msg_id") in asked:
                 content = message["content"]
@@ -98,7 +99,13 @@ class Client:
                     if message["parent_header"].get("msg_id") in asked:
                         return content
             except Empty:
-                asked.append(self.channels.kernel_info())
+                asked.append(self._ask())
+
+    def _ask(self) -> str:
+        try:
+            return str(self.channels.kernel_info())
+        except zmq.Again as error:
+            raise CheckFailed("the kernel's side refuses the connection on shell") from error
 
     def send(self, code: str, *, allow_stdin: bool = False) -> str:
         """Ask for execution and return the request's id, without waiting."""
@@ -106,6 +113,7 @@ class Client:
 
     async def printed(self, request: str, text: str, limit: float = 15.0) -> None:
         """Wait until the request has printed ``text``."""
+        limit = patient(limit)
         reply = self._replies.setdefault(request, Reply())
         end = asyncio.get_running_loop().time() + limit
         while text not in reply.text:
@@ -113,6 +121,7 @@ class Client:
 
     async def published(self, request: str, kind: str, limit: float = 15.0) -> Message:
         """Wait for a message of this type, published because of the request."""
+        limit = patient(limit)
         reply = self._replies.setdefault(request, Reply())
         end = asyncio.get_running_loop().time() + limit
         while True:
@@ -123,6 +132,7 @@ class Client:
 
     async def reply(self, request: str, limit: float = 15.0) -> Reply:
         """Wait for the reply to the request and for all that it published."""
+        limit = patient(limit)
         reply = self._replies.setdefault(request, Reply())
         loop = asyncio.get_running_loop()
         end = loop.time() + limit

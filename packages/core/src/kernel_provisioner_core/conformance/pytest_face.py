@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from .check import CHECKS, Check, Level
-from .report import Verdict
-from .runner import run_check, validate
-from .target import Target
+from kernel_provisioner_core.conformance.check import CHECKS, Check, Level
+from kernel_provisioner_core.conformance.report import Verdict
+from kernel_provisioner_core.conformance.runner import run_check, validate
+from kernel_provisioner_core.conformance.target import Target
 
 
 class ProvisionerConformance:

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 from xml.etree import ElementTree
 
-from .check import Check, Level
+from kernel_provisioner_core.conformance.check import Check, Level
 
 
 class Verdict(str, Enum):

@@ -20,13 +20,18 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import kernel_provisioner_core.conformance.checks  # noqa: F401 - registers them
+from kernel_provisioner_core.conformance.bench import Bench
+from kernel_provisioner_core.conformance.check import (
+    CHECKS,
+    Check,
+    CheckFailed,
+    CheckSkipped,
+    Level,
+)
+from kernel_provisioner_core.conformance.report import Report, Result, Verdict
+from kernel_provisioner_core.conformance.target import Target
 from kernel_provisioner_core.errors import ConfigurationError
-
-from . import checks as _checks  # noqa: F401 - registers them
-from .bench import Bench
-from .check import CHECKS, Check, CheckFailed, CheckSkipped, Level
-from .report import Report, Result, Verdict
-from .target import Target
 
 #: Seconds that a check that was stopped has for its own cleaning up.
 GRACE = 20.0

@@ -11,9 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from kernel_provisioner_core.conformance.probe import Probe, ProcessProbe
 from kernel_provisioner_core.errors import ConfigurationError
-
-from .probe import Probe, ProcessProbe
 
 
 class Capability(str, Enum):

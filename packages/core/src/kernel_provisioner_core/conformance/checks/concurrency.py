@@ -9,8 +9,7 @@ import time
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
 from kernel_provisioner_core.conformance.calls import time_tasks
 from kernel_provisioner_core.conformance.check import Level, check, expect
-
-from .launch import PORTS
+from kernel_provisioner_core.conformance.checks.launch import PORTS
 
 #: How many kernels are launched at once.
 MANY = 20

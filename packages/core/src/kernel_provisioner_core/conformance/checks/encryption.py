@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from queue import Empty
+import asyncio
 from typing import Any
 
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
@@ -104,7 +104,8 @@ async def refuses_plain(bench: Bench) -> None:
 
     If it fails: the keys are in the info, but the kernel was not given them.
     """
-    kernel = await bench.start(_curve_spec(bench), transport_encryption="auto")
+    kernel = bench.kernel(_curve_spec(bench))
+    await kernel.start(transport_encryption="auto")
     info = dict(kernel.manager.get_connection_info())
     for name in _CURVE:
         info.pop(name, None)
@@ -116,14 +117,26 @@ async def refuses_plain(bench: Bench) -> None:
             return info
 
     client = Client.of(Plain(), bench.context)
+    client.channels.kernel_info()
+    answer = asyncio.ensure_future(_answers(client, bench.target.launch_limit + 1))
+    ready = asyncio.ensure_future(kernel.ready())
     try:
-        client.channels.kernel_info()
-        await client.channels.get_shell_msg(timeout=1.5)
-    except Empty:
-        return
+        await asyncio.wait([answer, ready], return_when=asyncio.FIRST_COMPLETED)
+        expect(not answer.done(), "the kernel answered a client that does not encrypt")
+        # It is up now, so it could answer both.
+        await ready
+        await asyncio.wait([answer], timeout=1)
+        expect(not answer.done(), "the kernel answered a client that does not encrypt")
     finally:
+        for task in (answer, ready):
+            task.cancel()
+        await asyncio.gather(answer, ready, return_exceptions=True)
         client.close()
-    expect(False, "the kernel answered a client that does not encrypt")
+
+
+async def _answers(client: Client, limit: float) -> None:
+    """Until the kernel answers; or this fails, after the limit."""
+    await client.channels.get_shell_msg(timeout=limit)
 
 
 @check("encryption.restart", needs=[Capability.ENCRYPTION])

@@ -9,9 +9,8 @@ import time
 
 from kernel_provisioner_core.conformance.bench import KILL_LIMIT, Bench, Kernel
 from kernel_provisioner_core.conformance.check import Level, check, expect, silently, within
+from kernel_provisioner_core.conformance.checks.talk import BUSY
 from kernel_provisioner_core.conformance.target import Capability
-
-from .talk import BUSY
 
 _STUBBORN = (
     "import signal\n"

@@ -15,9 +15,8 @@ from kernel_provisioner_core.conformance.check import (
     silently,
     within,
 )
+from kernel_provisioner_core.conformance.checks.cleanup import files_with
 from kernel_provisioner_core.conformance.target import Capability
-
-from .cleanup import files_with
 
 _WORDS = "these were its last words"
 # Not as they stand: the command itself may be in an error or a log.

@@ -10,7 +10,7 @@ from typing import Any
 
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
 from kernel_provisioner_core.conformance.calls import Call
-from kernel_provisioner_core.conformance.check import CheckSkipped, Level, check, expect
+from kernel_provisioner_core.conformance.check import CheckSkipped, Level, check, expect, until
 from kernel_provisioner_core.conformance.target import Capability
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
@@ -294,22 +294,71 @@ async def ports_held(bench: Bench) -> None:
     free = _takeable(address)
     expect(not free, f"after cleanup(restart=True) another process could take: {', '.join(free)}")
     await kernel.shutdown(now=True)
-    kept = [name for name in _PORTS_UNUSED if name not in _takeable(address)]
-    expect(not kept, f"after cleanup(restart=False) nobody can take: {', '.join(kept)}")
 
+    async def released() -> bool:
+        return not _kept(address)
 
-#: Not the control port: the manager has been connected to it, so it may be in TIME_WAIT.
-_PORTS_UNUSED = tuple(name for name in PORTS if name != "control_port")
+    try:
+        await until(2, released, "released")
+    except AssertionError:
+        kept = ", ".join(_kept(address))
+        expect(False, f"after cleanup(restart=False) nobody can take: {kept}")
 
 
 def _takeable(address: dict[str, Any]) -> list[str]:
     """Which ports a stranger, who does not set SO_REUSEADDR, can bind."""
-    taken = []
-    for name in _PORTS_UNUSED:
-        with socket.socket() as stranger:
-            try:
-                stranger.bind((address["ip"], address[name]))
-            except OSError:
-                continue
-            taken.append(name)
-    return taken
+    return [name for name in PORTS if _binds(address["ip"], address[name])]
+
+
+def _kept(address: dict[str, Any]) -> list[str]:
+    """Which ports somebody holds, not counting the system, after connections that were closed."""
+    return [
+        name
+        for name in set(PORTS) - set(_takeable(address))
+        if not _only_waits(address["ip"], address[name])
+    ]
+
+
+def _binds(ip: str, port: int, *, reuse: bool = False) -> bool:
+    """Whether the port can be bound; with ``reuse``, whether it can be listened on as well."""
+    with socket.socket() as stranger:
+        try:
+            if reuse:
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            stranger.bind((ip, port))
+            if reuse:
+                stranger.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _only_waits(ip: str, port: int) -> bool:
+    """Whether nothing but connections in TIME_WAIT keeps the port, as Linux tells.
+
+    A socket that holds the port is in no table, and lets it be listened on too: it is looked for
+    among those of this process, where a provisioner's are.
+    """
+    return _in_time_wait(port) and port not in _own_ports() and _binds(ip, port, reuse=True)
+
+
+def _in_time_wait(port: int) -> bool:
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            local, state = line.split()[1:4:2]
+            if int(local.rpartition(":")[2], 16) == port and state == "06":
+                return True
+    return False
+
+
+def _own_ports() -> set[int]:
+    """The ports to which sockets of this process are bound."""
+    ports = set()
+    for number in (int(name) for name in os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(number)) as own:
+                if own.family in (socket.AF_INET, socket.AF_INET6):
+                    ports.add(own.getsockname()[1])
+        except OSError:
+            continue
+    return ports

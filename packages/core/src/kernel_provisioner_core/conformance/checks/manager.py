@@ -11,9 +11,8 @@ from jupyter_client.manager import KernelManager
 
 from kernel_provisioner_core.conformance.bench import KILL_LIMIT, Bench, in_thread
 from kernel_provisioner_core.conformance.check import Level, check, expect, within
+from kernel_provisioner_core.conformance.checks.talk import BUSY
 from kernel_provisioner_core.conformance.target import Capability
-
-from .talk import BUSY
 
 _LIMIT = 30.0
 

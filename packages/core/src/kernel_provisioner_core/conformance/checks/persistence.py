@@ -22,11 +22,10 @@ from kernel_provisioner_core.conformance.check import (
     until,
     within,
 )
+from kernel_provisioner_core.conformance.checks.interrupt import LIMIT
+from kernel_provisioner_core.conformance.checks.talk import BUSY
 from kernel_provisioner_core.conformance.probe import OBSERVER
 from kernel_provisioner_core.conformance.target import Capability
-
-from .interrupt import LIMIT
-from .talk import BUSY
 
 _SCRIPT = Path(__file__).parents[1] / "adopt.py"
 
@@ -121,8 +120,12 @@ async def _fresh_process(kernel: Kernel) -> AsyncIterator[_Adopter]:
         env={**os.environ, OBSERVER: "1"},
     )
     assert process.stdin is not None
+    assert process.stdout is not None
     try:
         process.stdin.write(json.dumps(task).encode() + b"\n")
+        what = "making the provisioner in a fresh process"
+        line = await within(20, process.stdout.readline(), what, whole=True)
+        expect(line, f"{what} failed; its error is on stderr")
         yield _Adopter(process)
     finally:
         process.stdin.close()

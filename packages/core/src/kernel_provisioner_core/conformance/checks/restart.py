@@ -10,8 +10,7 @@ from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 
 from kernel_provisioner_core.conformance.bench import KILL_LIMIT, Bench, Kernel
 from kernel_provisioner_core.conformance.check import check, expect, silently, until, within
-
-from .talk import beats
+from kernel_provisioner_core.conformance.checks.talk import beats
 
 
 async def _came_back(kernel: Kernel) -> None:

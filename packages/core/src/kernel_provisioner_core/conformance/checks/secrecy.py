@@ -10,10 +10,9 @@ from pathlib import Path
 
 from kernel_provisioner_core.conformance.bench import Bench, Kernel
 from kernel_provisioner_core.conformance.check import CheckFailed, check, expect
+from kernel_provisioner_core.conformance.checks.cleanup import files_with
+from kernel_provisioner_core.conformance.checks.failure import chain
 from kernel_provisioner_core.conformance.target import Capability
-
-from .cleanup import files_with
-from .failure import chain
 
 
 async def _start(bench: Bench) -> Kernel:
