@@ -7,6 +7,7 @@ sense for a backend is marked with the capability (`@pytest.mark.claims("...")`)
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -129,4 +130,64 @@ class LocalBackend(Backend):
         return [*map(repr, self.find(kernel_id)), *files]
 
 
-BACKENDS: list[Backend] = [LocalBackend()]
+class DockerInstance(Instance):
+    """One run of a container: a restart starts the same one anew."""
+
+    def __init__(self, container: str, started: str) -> None:
+        self.container = container
+        self.started = started
+
+    def __repr__(self) -> str:
+        return f"container {self.container[:12]}, started {self.started}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DockerInstance) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self.started)
+
+    def is_running(self) -> bool:
+        state = _docker(
+            "inspect", "--format", "{{.State.Running}} {{.State.StartedAt}}", self.container
+        )
+        return state == f"true {self.started}"
+
+    def kill(self) -> None:
+        _docker("kill", self.container)
+
+
+class DockerBackend(Backend):
+    name = "docker"
+    provisioner = "kernel-provisioner-docker"
+    claims = frozenset({"reason", "encryption"})
+    needs = "docker"
+    config: ClassVar[dict[str, Any]] = {
+        "image": "kernel-provisioners/kernel:test",
+        "pull_policy": "never",
+    }
+
+    def find(self, kernel_id: str, connection_file: str = "") -> list[Instance]:
+        found: list[Instance] = []
+        for container in self._containers(kernel_id):
+            started = _docker("inspect", "--format", "{{.State.StartedAt}}", container)
+            instance = DockerInstance(container, started)
+            if instance.is_running():
+                found.append(instance)
+        return found
+
+    def leftovers(self, kernel_id: str, runtime_dir: Path) -> list[str]:
+        files = [str(path) for path in runtime_dir.rglob(f"*{kernel_id}*")]
+        return [*self._containers(kernel_id), *files]
+
+    def _containers(self, kernel_id: str) -> list[str]:
+        label = f"label=kernel-provisioner.kernel-id={kernel_id}"
+        return _docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
+
+
+def _docker(*arguments: str) -> str:
+    """Return what Docker's own command prints, which knows nothing of the provisioner."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+BACKENDS: list[Backend] = [LocalBackend(), DockerBackend()]

@@ -69,11 +69,10 @@ def make(runtime_dir, engine):
         return manager
 
     yield make
-    left = []
     for manager in managers:
         asyncio.run(manager.provisioner.cleanup())
         asyncio.run(manager.cleanup_resources())
-        left += _await_none(lambda m=manager: containers_of(engine, m))
+    left = _await_none(lambda: [c for m in managers for c in containers_of(engine, m)])
     assert not left, "containers are left"
     files = [path for path in runtime_dir.rglob("*") if path.is_file()]
     assert not files, "files are left"

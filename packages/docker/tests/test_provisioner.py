@@ -243,16 +243,17 @@ async def test_want_of_memory_of_a_child_is_not_the_kernels(make, answer):
 
 @pytest.mark.timeout(300)
 async def test_idle_kernels_make_no_requests(make, proxy):
-    counted = []
+    counted, managers = [], []
     for kernels in (1, 19):
-        managers = [make(host=proxy.url) for _ in range(kernels)]
-        await asyncio.gather(*(manager.start_kernel() for manager in managers))
+        managers += (new := [make(host=proxy.url) for _ in range(kernels)])
+        await asyncio.gather(*(manager.start_kernel() for manager in new))
         before = len(proxy.requests)
         for _ in range(50):  # five seconds of what a manager does while it waits
             for manager in managers:
                 assert await manager.is_alive()
             await asyncio.sleep(0.1)
         counted.append(len(proxy.requests) - before)
+    await asyncio.gather(*(manager.shutdown_kernel(now=True) for manager in managers))
     assert counted == [0, 0]
     assert len([r for r in proxy.requests if r.startswith("GET /events")]) == 1
 

@@ -124,6 +124,15 @@ class Image:
     env: dict[str, str] = field(default_factory=dict)
 
 
+class _Client(docker.APIClient):
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """Let the engine's own authority count, and not the one of REQUESTS_CA_BUNDLE."""
+        verify = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
 @dataclass
 class Engine:
     """An engine; its methods block and may be called from any thread.
@@ -145,7 +154,7 @@ class Engine:
         with self._lock:
             if self._api is None:
                 with self._translated():
-                    self._api = docker.APIClient(
+                    self._api = _Client(
                         base_url=self.address.url,
                         version="auto",
                         timeout=_TIMEOUT,
