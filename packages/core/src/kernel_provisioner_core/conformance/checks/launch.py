@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -356,9 +357,12 @@ def _own_ports() -> set[int]:
     ports = set()
     for number in (int(name) for name in os.listdir("/proc/self/fd")):
         try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            # Of a duplicate: what belongs to another is not closed here.
             with socket.socket(fileno=os.dup(number)) as own:
                 if own.family in (socket.AF_INET, socket.AF_INET6):
                     ports.add(own.getsockname()[1])
-        except OSError:
+        except OSError:  # closed meanwhile
             continue
     return ports
