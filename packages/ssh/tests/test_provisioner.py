@@ -194,7 +194,7 @@ async def test_environment_working_directory_and_setup(host, kernel, tmp_path):
 async def test_a_setup_that_fails_ends_the_launch_and_is_named(host, kernel):
     with pytest.raises(LaunchError, match="setup failed: false"):
         await kernel(host, setup=["true", "false"]).start()
-    with pytest.raises(LaunchError, match="code 2|setup failed: if"):
+    with pytest.raises(LaunchError, match=r"code 2|setup failed: if"):
         await kernel(host, setup=["if"]).start()
 
 

@@ -790,7 +790,7 @@ def _read_known_host(hop: Hop, line: str, name: str, number: int, found: _KnownH
         entry = paramiko.hostkeys.HostKeyEntry.from_line(line.strip(), number)
     except (paramiko.SSHException, paramiko.hostkeys.InvalidHostKey):
         return
-    if entry is None or entry.key is None or not _names(entry.hostnames, hop.host_key_name):
+    if entry is None or not _names(entry.hostnames, hop.host_key_name):
         return
     (found.revoked if marker else found.keys).append(entry.key)
     if not marker:
