@@ -22,6 +22,7 @@ CAPABILITIES = {
     "parent-poller": "a kernel whose server was killed ends by itself",
     "reason": "the server's kernel list says how a kernel ended",
     "output": "what a kernel printed before it died is in the server's log",
+    "quick-launch": "a launch does not wait until the kernel listens, so one that dies at once is restarted",
     "encryption": "CurveZMQ, as the server's transport_encryption asks for it",
 }
 

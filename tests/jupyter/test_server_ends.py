@@ -77,6 +77,7 @@ async def test_an_idle_kernel_is_culled(
     assert backend.leftovers(kernel_id, directories.runtime) == []
 
 
+@pytest.mark.claims("quick-launch")
 async def test_nothing_is_left_of_a_kernel_that_the_server_has_given_up(
     start_server: Start, connect: Connect, backend: Backend, directories: Directories
 ) -> None:

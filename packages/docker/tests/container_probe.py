@@ -1,5 +1,6 @@
 """Sees kernels' containers past the provisioner, through a client of its own."""
 
+import contextlib
 import functools
 import json
 
@@ -14,12 +15,19 @@ class ContainerProbe(Probe):
 
     def __init__(self, url):
         self._url = url
+        self._killed = {}
 
     @functools.cached_property
     def _api(self):
         return docker.APIClient(base_url=self._url, version="auto")
 
     def is_running(self, kernel: KernelIdentity):
+        killed = self._killed.pop(kernel.kernel_id, None)
+        if killed is not None:
+            # a container may run again already, started by a restarter
+            if killed.isdisjoint(self._runs(kernel)):
+                return False
+            self._killed[kernel.kernel_id] = killed
         return any(
             self._kernels_process(c["Id"])
             for c in self._containers(kernel)
@@ -41,6 +49,7 @@ class ContainerProbe(Probe):
 
     def kill(self, kernel: KernelIdentity):
         containers = [c["Id"] for c in self._containers(kernel) if c["State"] == "running"]
+        self._killed[kernel.kernel_id] = self._runs(kernel)
         for container in containers:
             self._api.kill(container, signal="KILL")
         return bool(containers)
@@ -54,6 +63,13 @@ class ContainerProbe(Probe):
             except APIError as error:
                 if error.status_code != 409:  # it is being removed already
                     raise
+
+    def _runs(self, kernel):
+        states = []
+        for container in self._containers(kernel):
+            with contextlib.suppress(NotFound):
+                states.append(self._api.inspect_container(container["Id"])["State"])
+        return {state["StartedAt"] for state in states if state["Running"]}
 
     def _containers(self, kernel):
         label = f"kernel-provisioner.kernel-id={kernel.kernel_id}"

@@ -30,6 +30,9 @@ def target(url):
     )
 
 
+pytestmark = pytest.mark.timeout(300)
+
+
 @pytest.mark.needs("docker")
 class TestDocker(ProvisionerConformance):
     target = target(ENGINE)

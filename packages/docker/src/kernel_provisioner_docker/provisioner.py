@@ -47,7 +47,9 @@ __all__ = ["DockerProvisioner"]
 _PROGRESS_PAUSE = 1.0  # seconds between two lines about a pull
 
 # What an init prints when it cannot run the command: Docker's tini, Podman's catatonit.
-_INIT_SAYS = re.compile(r"^(\[FATAL tini .*exec .* failed|ERROR \(catatonit.*failed to exec)", re.M)
+_INIT_SAYS = re.compile(
+    r"^(\[FATAL tini .*exec .* failed|(ERROR \(catatonit.*)?failed to exec pid1)", re.M
+)
 
 
 class DockerProvisioner(RemoteProvisioner):
