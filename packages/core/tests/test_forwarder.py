@@ -421,3 +421,23 @@ def test_one_busy_connection_does_not_hold_up_the_others(forward, kernel):
         for thread in threads:
             thread.join()
         assert sorted(times)[15] < 0.05
+
+
+def test_a_duplex_with_a_bug_ends_its_connection_and_no_other(forward, kernel, caplog):
+    class Buggy(SocketDuplex):
+        def recv(self, size):
+            raise EOFError("a bug")
+
+        def close(self):
+            super().close()
+            raise EOFError("another bug")
+
+    kinds = [Buggy, SocketDuplex]
+    forwarder = forward(lambda name: dialling(kernel, kinds.pop(0))(name))
+    first, second = client_of(forwarder), client_of(forwarder)
+    with first, second, kernel.accept()[0] as one, kernel.accept()[0] as other:
+        one.sendall(GREETING)
+        other.sendall(GREETING)
+        heard = sorted(receive(client, 10) for client in (first, second))
+    assert heard == [b"", GREETING]
+    assert "a bug" in caplog.text

@@ -17,4 +17,6 @@ def _config():
 
 @pytest.mark.needs("sshd")
 class TestSSH(ProvisionerConformance):
-    target = Target(provisioner="kernel-provisioner-ssh", config=_config(), launch_limit=30.0)
+    target = Target(
+        provisioner="kernel-provisioner-ssh", config=_config(), launch_limit=30.0, time_limit=100.0
+    )

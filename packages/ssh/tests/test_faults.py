@@ -45,7 +45,7 @@ async def test_a_key_that_is_not_accepted(sshd, host, kernel):
     host.write_client_config("there", f"IdentityFile {other.user_key}")
     text = (host.folder / "ssh_config").read_text().replace(f"  IdentityFile {host.user_key}\n", "")
     (host.folder / "ssh_config").write_text(text)
-    error = await refusal(kernel(host), "refuses us as 'root'.*allows publickey")
+    error = await refusal(kernel(host), "refuses us as 'root'")
     assert "identity_file" in error.hint
 
 

@@ -199,11 +199,11 @@ class Forwarder:
             self._waker.close()
 
     def _step(self) -> None:
-        for key, events in self._selector.select(self._pause()):
+        for key, _ in self._selector.select(self._pause()):
             if key.data is None:
                 self._silence_alarm()
             else:
-                key.data.on_ready(key.fileobj, events)
+                key.data.on_ready()
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         now = time.monotonic()
@@ -263,7 +263,7 @@ class _Acceptor:
         self._name = name
         self._listener = listener
 
-    def on_ready(self, fileobj: Any, events: int) -> None:
+    def on_ready(self) -> None:
         try:
             client, _ = self._listener.accept()
         except OSError as error:  # gone again, or out of file descriptors
@@ -353,11 +353,18 @@ class _Connection:
 
     # -- moving bytes ---------------------------------------------------------------------------
 
-    def on_ready(self, fileobj: Any, events: int) -> None:
+    def on_ready(self) -> None:
         self._pump()
 
     def _pump(self) -> None:
-        """Move what can be moved now, then say what is waited for."""
+        """Move what can be moved now, then say what is waited for; a bug of a duplex ends this connection only."""
+        try:
+            self._move()
+        except Exception:  # noqa: BLE001 - the thread has others to serve
+            _log.exception("A connection of the kernel's %s has failed.", self._name)
+            self.end()
+
+    def _move(self) -> None:
         if self._ended:
             return
         try:
@@ -515,7 +522,7 @@ class _Connection:
             self._forwarder._select(fd, 0, self)
         try:
             duplex.close()
-        except (OSError, KernelProvisionerError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread has others to serve
             _log.debug("A connection to the kernel's %s did not close: %s", self._name, error)
 
 

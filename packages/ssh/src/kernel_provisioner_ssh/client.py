@@ -392,7 +392,8 @@ class Client:
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise self._lost(error) from error
             finally:
-                channel.close()
+                with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                    channel.close()
         finally:
             self._sessions.release()
 
@@ -445,7 +446,10 @@ class Client:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             except (paramiko.SSHException, OSError, EOFError) as error:
-                raise self._lost(error) from error
+                # where several are refused at once, paramiko tells only one of them why
+                if not self.is_active or time.monotonic() + pause > limit:
+                    raise self._lost(error) from error
+                time.sleep(pause)
 
     def _converse(self, channel: paramiko.Channel, script: str, limit: float) -> Answer:
         channel.settimeout(max(0.1, limit - time.monotonic()))
@@ -511,7 +515,8 @@ class Stream:
 
     def close(self) -> None:
         """End the script's input, and with it the script; may be called twice, and from another thread."""
-        self._channel.close()
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()
 
 
 class _ChannelDuplex:
@@ -553,10 +558,14 @@ class _ChannelDuplex:
         return sent
 
     def shutdown_write(self) -> None:
-        self._channel.shutdown_write()
+        try:
+            self._channel.shutdown_write()
+        except (paramiko.SSHException, EOFError) as error:
+            raise ConnectionError(str(error)) from error
 
     def close(self) -> None:
-        self._channel.close()
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()
 
 
 class _Notice:

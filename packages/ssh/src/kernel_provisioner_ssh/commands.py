@@ -317,6 +317,8 @@ def watch_script(owner: str, session: str, mark: str) -> str:
             _RUNS,
             _PRIVATE,
             _BASES,
+            # who goes on without a listener has still to tidy up
+            "trap '' PIPE",
             "o=",
             f'take() {{ private "$1" && mkdir -p -- "$1/{owner}" && o=$1/{owner}; }}',
             "each_base 0 take",
@@ -367,7 +369,7 @@ def watch_script(owner: str, session: str, mark: str) -> str:
             "say ready",
             "while read -r event <&3; do",
             '  [ "$event" = end ] && break',
-            "  say $event",
+            "  say $event 2>/dev/null || break",
             "done",
             "",
         ]
