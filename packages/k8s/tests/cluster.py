@@ -71,7 +71,7 @@ class ClusterView:
         pods = [f"pod {pod['metadata']['name']}" for pod in self.pods(selector)]
         return pods + [f"secret {secret['metadata']['name']}" for secret in self.secrets(selector)]
 
-    def await_empty(self, selector, seconds=20):
+    def await_empty(self, selector, seconds=60):
         """Wait until no pod and no Secret is left."""
         limit = time.monotonic() + seconds
         while left := self.left(selector):
