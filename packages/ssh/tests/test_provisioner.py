@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernel_provisioner_core.errors import (
+    BackendUnavailableError,
     CommandNotFoundError,
     ConfigurationError,
     KernelNotFoundError,
@@ -370,3 +371,33 @@ async def test_a_kernel_that_is_gone_is_not_adopted(host, kernel):
     await there.end()
     with pytest.raises(KernelNotFoundError):
         await SSHProvisioner(**config).load_provisioner_info(info)
+
+
+async def test_a_doctor_sees_each_stage_of_the_way(host, kernel, until):
+    stages = []
+    kernel(host).provisioner.check_connection(stages.append)
+    names = [stage.name.removeprefix("there: ") for stage in stages]
+    assert names == [
+        "resolve",
+        "connect",
+        "agree on encryption",
+        "host key",
+        "authenticate",
+        "shell",
+        "runtime directory",
+        "kernel command",
+        "tunnel",
+    ]
+    with pytest.raises(BackendUnavailableError, match=r"kernel command cannot be had: no-such"):
+        kernel(host, ["no-such"]).provisioner.check_connection(stages.append)
+    await until(lambda: not host.sessions())
+
+
+async def test_a_kernel_that_does_not_write_its_ports_back_is_given_fixed_ones(
+    host, kernel, tiny_argv
+):
+    # looks like an ipykernel, and is an old one: with port 0 it listens somewhere, and tells nobody
+    argv = ["sh", "-c", '"$@"', "ipykernel", *tiny_argv]
+    there = await kernel(host, argv, launch_timeout=10).start()
+    assert there.provisioner._handle["writes_ports_back"] is False
+    assert await there.execute("print(6 * 7)") == "42\n"

@@ -90,7 +90,7 @@ class Target:
     """A host, the hosts on the way to it, and who is asked for passwords."""
 
     hops: tuple[Hop, ...]
-    password_variable: str = ""
+    password_env: str = ""
 
     @property
     def host(self) -> Hop:
@@ -131,7 +131,7 @@ def resolve(
     strict: str | None = None,
     compression: bool | None = None,
     config_file: str = "",
-    password_variable: str = "",
+    password_env: str = "",
 ) -> Target:
     """Return how a host is reached: by the options, and what they leave open by the OpenSSH configuration.
 
@@ -159,7 +159,7 @@ def resolve(
         common["known_hosts"] = (os.path.expanduser(known_hosts),)
     if strict is not None:
         common["strict"] = strict
-    return Target(tuple(replace(hop, **common) for hop in hops), password_variable)
+    return Target(tuple(replace(hop, **common) for hop in hops), password_env)
 
 
 class _Config:
@@ -895,7 +895,7 @@ def _authenticate(hop: Hop, transport: paramiko.Transport, target: Target, ask: 
     try:
         if _offer_keys(hop, transport, tried, allowed, ask):
             return
-        password = os.environ.get(target.password_variable) if target.password_variable else None
+        password = os.environ.get(target.password_env) if target.password_env else None
         for method in ("keyboard-interactive", "password"):
             if (allowed and method not in allowed) or (password is None and ask is None):
                 continue
@@ -927,7 +927,7 @@ def _authenticate(hop: Hop, transport: paramiko.Transport, target: Target, ask: 
         f"{'; it allows ' + ', '.join(allowed) if allowed else ''}.",
         hint="Set `identity_file` or `user` in kernel.json, load the key into your ssh-agent, or name an "
         "environment variable "
-        f"with the password in `password_variable`. `ssh {hop.alias}` has to work without a question.",
+        f"with the password in `password_env`. `ssh {hop.alias}` has to work without a question.",
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "SHELL",
     "Launch",
     "attach_script",
+    "check_script",
     "directory_name",
     "find_kernelspec_script",
     "kernel_script",
@@ -293,14 +294,7 @@ def find_kernelspec_script(
     body = "\n".join(lines)
     if not login_shell:
         return body
-    quoted = shlex.quote(body)
-    return (
-        f"script={quoted}\n"
-        "case ${SHELL##*/} in\n"
-        '  sh | bash | dash | ash | ksh | mksh | zsh) exec "$SHELL" -l -c "$script" </dev/null ;;\n'
-        '  *) exec /bin/sh -l -c "$script" </dev/null ;;\n'
-        "esac\n"
-    )
+    return "\n".join([f"script={shlex.quote(body)}", *_LOGIN, ""])
 
 
 def watch_script(owner: str, session: str, mark: str) -> str:
@@ -469,7 +463,49 @@ def attach_script(directory: str, owner: str, mark: str) -> str:
     )
 
 
+def check_script(word: str, setup: Sequence[str], login_shell: bool, mark: str) -> str:
+    """Return the script that says what a launch would find.
+
+    It answers `shell: ...`, `runtime directory: ...` and `kernel command: ...`.
+
+    Args:
+        word: The first word of the command; empty if it is not known yet.
+        setup: As in `Launch`.
+        login_shell: As in `Launch`.
+        mark: The mark.
+    """
+    lines = [
+        _say(mark),
+        *_setup(setup),
+        f'command=$(command -v -- {shlex.quote(word)}) && say kernel command: "$command"'
+        if word
+        else "say kernel command: the kernelspec of the host",
+    ]
+    body = shlex.quote("\n".join(lines))
+    return "\n".join(
+        [
+            _head(mark),
+            _PRIVATE,
+            _BASES,
+            'say shell: "${SHELL:-/bin/sh}, $(uname -sm)"',
+            'there() { private "$1" && say runtime directory: "$1"; }',
+            "each_base 0 there 2>&1",
+            f"script={body}",
+            *(_LOGIN if login_shell else ['exec /bin/sh -c "$script" </dev/null 2>&1']),
+            "",
+        ]
+    )
+
+
 # -- parts --------------------------------------------------------------------------------------
+
+# Runs `script` by the user's own shell, if that can read it.
+_LOGIN = [
+    "case ${SHELL##*/} in",
+    '  sh | bash | dash | ash | ksh | mksh | zsh) exec "$SHELL" -l -c "$script" </dev/null ;;',
+    '  *) exec /bin/sh -l -c "$script" </dev/null ;;',
+    "esac",
+]
 
 _END = "kernel_provisioner_end"
 _CLOSING = (

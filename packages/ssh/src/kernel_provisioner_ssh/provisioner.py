@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -30,13 +31,14 @@ from kernel_provisioner_core.remote import Handle, LaunchRequest, RemoteProvisio
 from kernel_provisioner_core.threads import in_thread
 from kernel_provisioner_core.watch import Watch
 from kernel_provisioner_ssh import commands
-from kernel_provisioner_ssh.client import ForwardingRefusedError, Target, resolve
+from kernel_provisioner_ssh.client import Client, ForwardingRefusedError, Stage, Target, resolve
 from kernel_provisioner_ssh.connection import Connection
 from kernel_provisioner_ssh.watch import SSHWatch
 
 __all__ = ["SSHProvisioner"]
 
 _KEEPALIVE = 15.0  # seconds
+_CHECK_LIMIT = 30.0  # seconds for a stage of `check_connection`
 _DIAL_PATIENCE = 1.0  # seconds in one dial for ports that are not known yet
 _PORT_TRIES = 3  # launches, if the ports chosen are taken by somebody else
 _WRITE_BACK_LIMIT = (
@@ -139,7 +141,7 @@ class SSHProvisioner(RemoteProvisioner):
         "ask, the key is refused, since nobody is there to answer.",
     ).tag(example="accept-new")
 
-    password_variable = traitlets.Unicode(
+    password_env = traitlets.Unicode(
         "",
         config=True,
         help="The name of an environment variable of the server that has the password, or the answer to what the "
@@ -433,12 +435,64 @@ class SSHProvisioner(RemoteProvisioner):
         """What stands for the connection file until the host has said where it is."""
         return commands.CONNECTION_FILE
 
+    # -- for a doctor ---------------------------------------------------------------------------
+
+    def check_connection(self, on_stage: Callable[[Stage], object]) -> None:
+        """Go the way to the host hop by hop, on a connection of its own, and leave nothing there; it blocks.
+
+        Args:
+            on_stage: Told of each stage that is done: resolve, connect, agree on encryption, host key,
+            authenticate for
+                each hop, then shell, runtime directory, kernel command, tunnel.
+
+        Raises:
+            KernelProvisionerError: A stage has failed; it is the one after the last that was told.
+        """
+        client = Client.connect(self._target(), self.ask, on_stage)
+        argv = list(getattr(self.kernel_spec, "argv", None) or [])
+        script = commands.check_script
+        word = "" if self.kernel or not argv else argv[0]
+        begun = time.perf_counter()
+        try:
+            mark = os.urandom(8).hex()
+            answer = client.run(script(word, self.setup, self.login_shell, mark), _CHECK_LIMIT)
+            said = [
+                line.removeprefix(f"{mark} ") for line in answer.output.splitlines() if mark in line
+            ]
+            for name in ("shell", "runtime directory", "kernel command"):
+                line = next((text for text in said if text.startswith(f"{name}: ")), "")
+                detail = line.removeprefix(f"{name}: ")
+                if not detail:
+                    printed = _last_lines(answer.output + answer.errors)
+                    missing = f": {word}" if name == "kernel command" else ""
+                    raise BackendUnavailableError(
+                        f"{client}: the {name} cannot be had{missing}.", hint=printed
+                    )
+                on_stage(Stage(f"{self.host}: {name}", time.perf_counter() - begun, detail))
+                begun = time.perf_counter()
+            try:
+                client.dial("127.0.0.1", 1, _CHECK_LIMIT).close()
+            except ForwardingRefusedError as error:
+                raise BackendUnavailableError(
+                    f"{error}.",
+                    hint="AllowTcpForwarding in its sshd_config has to be yes or local.",
+                ) from error
+            except ConnectionRefusedError:
+                pass  # nobody listens there, which it could only find out by forwarding
+            on_stage(Stage(f"{self.host}: tunnel", time.perf_counter() - begun))
+        finally:
+            client.close()
+
     # -- steps ----------------------------------------------------------------------------------
 
     async def _await_kernel(self) -> None:
         for attempt in range(_PORT_TRIES):
             try:
                 await self._await_kernel_or_refusal()
+            except _PortsUnknownError:
+                self.log.info(
+                    "The kernel on %s has not written its ports back; once more.", self._there
+                )
             except CommandNotFoundError:
                 raise
             except LaunchError as error:
@@ -454,16 +508,28 @@ class SSHProvisioner(RemoteProvisioner):
         assert self._refused is not None
         refused = asyncio.wrap_future(self._refused)
         kernel = asyncio.ensure_future(super()._await_kernel())
-        tasks: list[asyncio.Future[Any]] = [kernel, refused]
+        silent = asyncio.ensure_future(self._ports_stay_unknown())
+        tasks: list[asyncio.Future[Any]] = [kernel, refused, silent]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not kernel.done():
+            if refused.done():
                 refused.result()
+            if not kernel.done():
+                raise _PortsUnknownError
             await kernel
         finally:
-            kernel.cancel()
-            await asyncio.gather(kernel, return_exceptions=True)
-            refused.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ports_stay_unknown(self) -> None:
+        """Return after half of the time for a launch, if the kernel has not written its ports back; else never."""
+        handle = self._handle
+        if handle is not None and handle.get("writes_ports_back"):
+            await asyncio.sleep(self.launch_timeout / 2)
+            if self._watch().ports(handle["name"], 0) is None:
+                return
+        await asyncio.Event().wait()
 
     async def _launch_anew(self) -> None:
         assert self._request is not None
@@ -505,7 +571,7 @@ class SSHProvisioner(RemoteProvisioner):
             strict=self.strict_host_key_checking,
             compression=self.compression,
             config_file=self.ssh_config,
-            password_variable=self.password_variable,
+            password_env=self.password_env,
         )
 
     def _watch(self) -> SSHWatch:
@@ -612,6 +678,10 @@ class SSHProvisioner(RemoteProvisioner):
         if mode in ("signal", "message") and self.kernel_spec is not None:
             self.kernel_spec.interrupt_mode = mode
         return argv, {**env, **request.env}
+
+
+class _PortsUnknownError(Exception):
+    """Raised when a kernel that was to choose its ports has not told them: an ipykernel before 6.25."""
 
 
 def request_ports(info: KernelConnectionInfo) -> dict[str, int]:
