@@ -339,7 +339,6 @@ class SSHProvisioner(RemoteProvisioner):
         if self._forwarder is None:
             self._forwarder = self._forward(request_ports(self.connection_info))
         name = commands.directory_name(request.kernel_id, os.urandom(4).hex())
-        self._watch().expect(name)
         return {"name": name, "directory": "", "host": self.host, "owner": _owner()}
 
     def start(self, handle: Handle) -> None:
@@ -372,10 +371,9 @@ class SSHProvisioner(RemoteProvisioner):
         directory, ports = said[1], said[2:]
         handle["directory"] = directory
         handle["writes_ports_back"] = back
-        watch = self._watch()
         if ports:
-            watch.set_ports(handle["name"], dict(zip(PORT_NAMES, map(int, ports), strict=True)))
-        watch.started(handle["name"])
+            chosen = dict(zip(PORT_NAMES, map(int, ports), strict=True))
+            self._watch().set_ports(handle["name"], chosen)
 
     def watch(self, handle: Handle) -> tuple[Watch, str]:
         """Return the watch of the host."""
@@ -406,7 +404,7 @@ class SSHProvisioner(RemoteProvisioner):
     def attach(self, handle: Handle) -> None:
         """Answer for the running kernel of another process's handle, and open the tunnel to it."""
         try:
-            directory, name = str(handle["directory"]), str(handle["name"])
+            directory, _ = str(handle["directory"]), handle["name"]
         except KeyError as error:
             raise ConfigurationError("The provisioner info is incomplete.") from error
         if handle.get("host") != self.host:
@@ -418,8 +416,6 @@ class SSHProvisioner(RemoteProvisioner):
         if said[0] != "ok":
             raise KernelNotFoundError(f"The kernel does not run any more on {self._there}.")
         self._refused = Future()
-        self._watch().expect(name)
-        self._watch().started(name)
         try:
             self._forwarder = self._forward(request_ports(self.connection_info))
         except ConfigurationError as error:

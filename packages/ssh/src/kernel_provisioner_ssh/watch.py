@@ -43,7 +43,7 @@ class SSHWatch(Watch):
         self._connection = connection
         self._owner = owner
         self._found: dict[str, KernelExit | None] = {}
-        self._expected: set[str] = set()
+        self._settled: set[str] = set()
         self._ports: dict[str, dict[str, int]] = {}
         self._ports_changed = threading.Condition()
         self._stream: Stream | None = None
@@ -66,17 +66,17 @@ class SSHWatch(Watch):
                 found._key = (cls, id(connection))
             return found
 
-    def expect(self, name: str) -> None:
-        """Take a kernel for alive that is just about to be started."""
-        self._expected.add(name)
-
     def started(self, name: str) -> None:
-        """Believe the host about it from now on; silent if it was not expected."""
-        self._expected.discard(name)
+        """Learn from lists as well from now on; see the base class. It makes no request: events were heard already."""
+        with Watch._lock:
+            self._starting.discard(name)
+            self._passed_over.discard(name)
+        ended = self._found.get(name)
+        if ended is not None:
+            self._tell(name, ended)
 
     def forget(self, name: str) -> None:
         """Forget the ports of a kernel."""
-        self._expected.discard(name)
         self._ports.pop(name, None)
 
     def ports(self, name: str, timeout: float) -> dict[str, int] | None:
@@ -101,6 +101,8 @@ class SSHWatch(Watch):
     def follow(self) -> Iterator[tuple[str, KernelExit | None]]:
         """Run the watch's script and tell what it says; see the base class."""
         interruptions = self._interruptions
+        with Watch._lock:
+            self._settled = self._kernels.keys() - self._starting
         session, mark = os.urandom(6).hex(), os.urandom(6).hex()
         stream = self._connection.open(watch_script(self._owner, session, mark))
         self._stream = stream
@@ -140,8 +142,13 @@ class SSHWatch(Watch):
             stream.close()
 
     def list(self) -> dict[str, KernelExit | None]:
-        """Return what the script has found at its start; see the base class."""
-        return {**dict.fromkeys(tuple(self._expected)), **self._found}
+        """Return what the script has found at its start; see the base class.
+
+        A kernel that was started beside it may be missing there, and runs.
+        """
+        with Watch._lock:
+            new = self._kernels.keys() - self._settled
+        return {**dict.fromkeys(new), **self._found}
 
     def interrupt(self) -> None:
         """End `follow`; see the base class."""
