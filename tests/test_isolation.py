@@ -9,7 +9,12 @@ import pytest
 from packaging.requirements import Requirement
 
 # Where the import name is not the distribution's.
-IMPORTED_AS = {"importlib-metadata": "importlib_metadata", "pyzmq": "zmq"}
+IMPORTED_AS = {
+    "importlib-metadata": "importlib_metadata",
+    "pyyaml": "yaml",
+    "pyzmq": "zmq",
+    "websocket-client": "websocket",
+}
 CORE = "kernel_provisioner_core"
 EXTRAS = ("cli", "conformance")  # the subpackages of core that need the extras of the same names
 # jupyter_client depends on it, and cannot do without.
