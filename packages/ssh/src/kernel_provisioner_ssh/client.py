@@ -35,6 +35,7 @@ _BURST_PAUSE = (
     0.2  # seconds, then more: sshd has refused a connection since too many are just being made
 )
 _MOST_TRIES = 8
+_NEARLY = 0.2  # seconds before a limit at which it counts as reached
 _WINDOW = 1 << 21  # bytes of a channel that may be on their way
 _SESSIONS = 8  # at a time; sshd's MaxSessions is 10, and one is the watch's
 _MOST_ANSWER = 1 << 26  # bytes
@@ -749,7 +750,7 @@ def _negotiate(hop: Hop, sock: Any, limit: float, timer: _Timer) -> paramiko.Tra
     except (paramiko.SSHException, OSError, EOFError) as error:
         transport.close()
         if _said_nothing(transport):
-            if isinstance(error, paramiko.SSHException) and time.monotonic() >= limit:
+            if isinstance(error, paramiko.SSHException) and time.monotonic() > limit - _NEARLY:
                 raise BackendUnavailableError(
                     f"{hop} accepts connections, and has not said that it is an sshd within "
                     f"{hop.connect_timeout:g} s.",

@@ -311,6 +311,8 @@ def watch_script(owner: str, session: str, mark: str) -> str:
             _RUNS,
             _PRIVATE,
             _BASES,
+            # all or nothing, should the connection be cut while the script arrives
+            "main() {",
             # who goes on without a listener has still to tidy up
             "trap '' PIPE",
             "o=",
@@ -365,6 +367,8 @@ def watch_script(owner: str, session: str, mark: str) -> str:
             '  [ "$event" = end ] && break',
             "  say $event 2>/dev/null || break",
             "done",
+            "}",
+            "main",
             "",
         ]
     )
