@@ -591,7 +591,11 @@ class HeartbeatIsLostAtRestart(KernelFault):
 @caught_by("restart.new_ports", also_run=("launch.answers", "restart.same_address"))
 class KeepsFirstFile(GoodProvisioner):
     def hold_ports(self) -> None:
-        """The manager chooses them, and so may choose new ones."""
+        if self.parent.shell_port == 0:
+            self.release_ports()
+        super().hold_ports()
+        # So that the manager may ask for new ones.
+        self.parent._random_port_names = [*PORTS]
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = await super().pre_launch(**kwargs)

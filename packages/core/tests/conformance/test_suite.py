@@ -28,7 +28,7 @@ Get = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def result(request: pytest.FixtureRequest) -> Iterator[Get]:
-    """What a trial gave; all those of the tests that were chosen are begun at once."""
+    """What a trial gave; those that the tests' marks name are all begun at once."""
     futures: dict[tuple[Any, ...], Future[Any]] = {}
     processes = (os.cpu_count() or 1) + 2
     spawn = multiprocessing.get_context("spawn")
@@ -39,7 +39,9 @@ def result(request: pytest.FixtureRequest) -> Iterator[Get]:
         name, *arguments = mark.args
         futures[mark.args] = pool.submit(getattr(trial, name), *arguments)
     try:
-        yield lambda *call: futures[call].result()
+        yield lambda name, *arguments: (
+            futures.get((name, *arguments)) or pool.submit(getattr(trial, name), *arguments)
+        ).result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -69,17 +71,23 @@ def test_good_provisioner_passes_every_must(result: Get) -> None:
     }
 
 
-@pytest.mark.trial("try_local_provisioner")
+# Without the mark, so after the others and alone: jupyter_client's own provisioner does not hold its
+# ports, and its kernels may take those that another one's are just about to bind.
 def test_jupyter_clients_own_provisioner_is_run_to_the_end_and_scores_as_the_page_says(
     result: Get,
 ) -> None:
     outcome = result("try_local_provisioner")
     assert len(outcome.verdicts) == len(select_checks())
-    score = SCOREBOARD["local-provisioner"]
-    failed = outcome.those(Verdict.FAILED)
-    # How long a step takes is a matter of the machine, and the page says so.
-    assert failed - {"concurrency.steps"} == {*score.must, *score.should}, outcome.told
     assert "passed" in outcome.summary
+    score = SCOREBOARD["local-provisioner"]
+    expected = {*score.must, *score.should}
+    # How long a step takes is a matter of the machine, and the page says so.
+    failed = outcome.those(Verdict.FAILED) - {"concurrency.steps"}
+    assert failed >= expected, outcome.told
+    if failed != expected:
+        # Any process may take a port that this provisioner has chosen and not held: once more.
+        again = result("try_local_provisioner", *sorted(failed - expected))
+        assert again.those(Verdict.FAILED) == set(), f"{outcome.told}\n\n{again.told}"
 
 
 def test_page_says_which_checks_no_broken_provisioner_fails() -> None:
