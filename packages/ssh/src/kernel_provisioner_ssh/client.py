@@ -747,10 +747,12 @@ def _negotiate(hop: Hop, sock: Any, limit: float, timer: _Timer) -> paramiko.Tra
     options.key_types = _preferred_key_types(hop, options.key_types)
     try:
         transport.start_client(timeout=max(0.1, limit - time.monotonic()))
+        if not transport.initial_kex_done:  # it returns after its time without a word
+            raise TimeoutError("no answer")
     except (paramiko.SSHException, OSError, EOFError) as error:
         transport.close()
         if _said_nothing(transport):
-            if isinstance(error, paramiko.SSHException) and time.monotonic() > limit - _NEARLY:
+            if time.monotonic() > limit - _NEARLY:
                 raise BackendUnavailableError(
                     f"{hop} accepts connections, and has not said that it is an sshd within "
                     f"{hop.connect_timeout:g} s.",
