@@ -35,7 +35,7 @@ man_b = json.dumps(
 ).encode()
 with tarfile.open(out, "w") as t:
 
-    def add(n, b):  # noqa: D103
+    def add(n: str, b: bytes) -> None:  # noqa: D103
         i = tarfile.TarInfo(n)
         i.size = len(b)
         t.addfile(i, io.BytesIO(b))
