@@ -77,7 +77,7 @@ def test_a_plain_container():
 def test_a_container_with_every_option():
     built = body(
         user="1000:100",
-        working_dir="/work",
+        working_dir="/project",
         mounts=(Mount("bind", "/data", "/srv/data", True), Mount("tmpfs", "/scratch", size=1024)),
         resources={"cpu": 1.5, "memory": "2g", "gpu": 2},
         network="net",
@@ -89,7 +89,7 @@ def test_a_container_with_every_option():
         extra_hosts={"db": "10.0.0.5"},
     )
     assert built["User"] == "1000:100"
-    assert built["WorkingDir"] == "/work"
+    assert built["WorkingDir"] == "/project"
     assert built["Env"] == ["A=1", "B=2"]
     assert built["Labels"] == {
         "team": "physics",
@@ -292,8 +292,8 @@ def mounts(tmp_path):
     (tmp_path / "src" / "a.py").touch()
     (tmp_path / "src" / "out").symlink_to("/etc")
     return (
-        Mount("bind", "/work", str(tmp_path / "src")),
-        Mount("tmpfs", "/work/tmp"),
+        Mount("bind", "/project", str(tmp_path / "src")),
+        Mount("tmpfs", "/project/tmp"),
         Mount("volume", "/vol", "v"),
     )
 
@@ -301,17 +301,17 @@ def mounts(tmp_path):
 @pytest.mark.parametrize(
     ("path", "working_dir", "found"),
     [
-        ("/work/a.py", "", "src/a.py"),
-        ("a.py", "/work", "src/a.py"),
-        ("../a.py", "/work/deep", "src/a.py"),
-        ("/work", "", "src"),
+        ("/project/a.py", "", "src/a.py"),
+        ("a.py", "/project", "src/a.py"),
+        ("../a.py", "/project/deep", "src/a.py"),
+        ("/project", "", "src"),
         ("a.py", "", None),
-        ("/work/missing.py", "", None),
-        ("/work/../etc/passwd", "", None),
-        ("/work/out/passwd", "", None),
-        ("/work/tmp/x", "", None),
+        ("/project/missing.py", "", None),
+        ("/project/../etc/passwd", "", None),
+        ("/project/out/passwd", "", None),
+        ("/project/tmp/x", "", None),
         ("/vol/x", "", None),
-        ("/workshop/a.py", "", None),
+        ("/projects/a.py", "", None),
         ("/etc/passwd", "", None),
     ],
 )
