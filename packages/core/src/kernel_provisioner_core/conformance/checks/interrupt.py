@@ -29,9 +29,9 @@ async def _interrupted(kernel: Kernel, code: str, what: str) -> None:
     """Interrupt the code by the manager, and see the kernel answer the next request."""
     request = kernel.client.send(code)
     await kernel.client.printed(request, "busy")
-    if code != BUSY:
-        # What was printed says that the line was reached, not that the child in it has begun.
-        await asyncio.sleep(0.3)
+    # What was printed says that the line was reached, not that the sleep or the child in it has begun:
+    # ipykernel sends it before its print returns, and nothing tells from outside when code sleeps.
+    await asyncio.sleep(0.3)
     begun = time.monotonic()
     await kernel.manager.interrupt_kernel()
     try:
