@@ -48,7 +48,8 @@ def run(command: list[str]) -> int:
         for name in filter(os.path.exists, _FILES):
             shutil.copyfile(name, root / name.lstrip("/"))
         _copy_repository(root / "root" / ROOT.name)
-        (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")  # which an installer would write
+        # an installer would write it
+        (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
         # the shell stays: it is the first process in there, and has to reap what others leave to it
         inside = f"cd /root/{shlex.quote(ROOT.name)} && {shlex.join(command)}; exit $?"
         enter = _ENTER.format(root=shlex.quote(str(root)), inside=shlex.quote(inside))
